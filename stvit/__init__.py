@@ -1,0 +1,14 @@
+"""stvit: vision transformers for images, for video, and for the frames that come next."""
+
+from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
+from stvit.registry import create_model, list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Preprocessing",
+    "UserError",
+    "create_model",
+    "list_models",
+]

@@ -1,0 +1,43 @@
+"""What has to happen to pixels before a model sees them; it travels with every checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from stvit.errors import UserError, nearest
+
+Task = Literal["classification", "prediction"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """All that prediction and evaluation need to know about a model's input.
+
+    Pixels are scaled to [0, 1], resized and cropped to ``input_size`` and normalised as ``(x - mean) / std``.
+    """
+
+    task: Task
+    input_size: tuple[int, int]  # (H, W) in pixels
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    crop_fraction: float = 0.875  # of the resized short side that the centre crop keeps
+    frames: int | None = None  # frames the model takes; None for still images
+    out_frames: int | None = None  # frames it predicts; None for classification
+    labels: tuple[str, ...] | None = None  # class names, in the order of the logits
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values only, for checkpoints and JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> Preprocessing:
+        """The inverse of :meth:`to_dict`; lists become tuples, unknown keys raise :class:`UserError`."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise UserError(f"preprocessing has no field {key!r}{nearest(key, known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]

@@ -1,0 +1,103 @@
+"""Model names: rows of numbers (a frozen dataclass each) and the network class that reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Protocol, TypeVar
+
+from torch import nn
+
+from stvit.errors import UserError, nearest
+from stvit.preprocessing import Preprocessing
+
+
+class Spec(Protocol):
+    """A variant: any frozen dataclass of numbers, names and tuples."""
+
+    __dataclass_fields__: dict[str, dataclasses.Field[object]]
+
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name."""
+
+    build: Callable[[Spec], nn.Module]
+    spec: Spec
+    preprocessing: Callable[[Spec], Preprocessing]
+
+
+_MODELS: dict[str, Entry] = {}
+
+
+def register_model(
+    name: str, build: Callable[[S], nn.Module], spec: S, preprocessing: Callable[[S], Preprocessing]
+) -> None:
+    """Make ``create_model(name)`` build ``build(spec)``.
+
+    ``preprocessing`` derives the input description from the spec, so that it follows the overrides.
+    """
+    if name in _MODELS:
+        raise ValueError(f"a model named {name!r} is registered already")
+    _MODELS[name] = Entry(build, spec, preprocessing)  # type: ignore[arg-type]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Registered model names that match an fnmatch pattern, sorted."""
+    return sorted(fnmatch.filter(_MODELS, pattern))
+
+
+def model_spec(name: str, **overrides: object) -> Spec:
+    """The row of ``name`` with the given fields replaced.
+
+    Raises:
+        UserError: an unknown model or field name; the message names the nearest known ones.
+    """
+    if name not in _MODELS:
+        raise UserError(f"no model is named {name!r}{nearest(name, _MODELS)}; stvit.list_models() names them all")
+    spec = _MODELS[name].spec
+    known = {f.name for f in dataclasses.fields(spec)}
+    for key in overrides:
+        if key not in known:
+            raise UserError(f"model {name!r} has no setting {key!r}{nearest(key, known)}")
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    return dataclasses.replace(spec, **tuples)
+
+
+def create_model(
+    name: str,
+    *,
+    checkpoint: str | PathLike[str] | Mapping[str, object] | None = None,
+    **overrides: object,
+) -> nn.Module:
+    """Build a model by name, in train mode, with fresh or loaded weights.
+
+    Args:
+        name: one of :func:`list_models`.
+        checkpoint: a file or state dict in any layout that :func:`stvit.load_checkpoint` reads.
+        overrides: fields of the variant's row to replace, for example ``in_frames=4``.
+
+    Returns:
+        The module. ``model_name``, ``model_args`` (the overrides), ``spec`` and ``preprocessing`` describe it.
+
+    Raises:
+        UserError: an unknown name, setting or impossible value, or a checkpoint that does not fit.
+    """
+    spec = model_spec(name, **overrides)
+    entry = _MODELS[name]
+    model = entry.build(spec)
+    model.model_name = name
+    model.model_args = {k: list(v) if isinstance(v, tuple) else v for k, v in overrides.items()}
+    model.spec = spec
+    model.preprocessing = entry.preprocessing(spec)
+    if checkpoint is not None:
+        from stvit.checkpoint import load_checkpoint  # reading files is not needed to build a model
+
+        load_checkpoint(model, checkpoint)
+    return model
