@@ -2,3 +2,5 @@ if not __name__.startswith("stvit."):
     raise ImportError(
         "import stvit.models3d, not models3d: the repository root is on sys.path; run from elsewhere or with python -P"
     )
+
+from stvit.models3d import predictors as predictors

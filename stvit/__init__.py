@@ -1,5 +1,7 @@
 """stvit: vision transformers for images, for video, and for the frames that come next."""
 
+import stvit.models2d
+import stvit.models3d  # noqa: F401  (registers the models)
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 from stvit.registry import create_model, list_models

@@ -1,0 +1,105 @@
+"""The published MixViT frame predictor: a fork of OpenSTL (SimVP_Model with model_type "mixvit").
+
+Beside the names, three things differ from ours in every block: the rows of window and grid ``qkv`` are head-first,
+(heads, 3, d); the grid branch's three parts play the roles (v, q, k); position tables follow Swin. The wavelet filters
+are stored in float32; ours come from PyWavelets in the compute type, so the stored ones are checked and dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from stvit.checkpoint.layouts.renames import inverse, rename
+from stvit.errors import UserError
+from stvit.layers.position import table_from_swin, table_to_swin
+from stvit.layers.wavelet import analysis_filters
+
+NAME = "openstl-mixvit"
+
+STEMS = (
+    ("enc.enc.{i}.conv.conv.", "encoder.stages.{i}.conv."),
+    ("enc.enc.{i}.conv.norm.", "encoder.stages.{i}.norm."),
+    ("dec.dec.{i}.conv.conv.0.", "decoder.stages.{i}.conv."),  # followed by pixel shuffle
+    ("dec.dec.{i}.conv.conv.", "decoder.stages.{i}.conv."),
+    ("dec.dec.{i}.conv.norm.", "decoder.stages.{i}.norm."),
+    ("dec.readout.", "decoder.readout."),
+    ("hid.enc.{i}.reduction.", "translator.projections.{i}."),
+    ("hid.enc.{i}.block.conv.", "translator.blocks.{i}.conv."),
+    ("hid.enc.{i}.block.attn_block.", "translator.blocks.{i}.window."),
+    ("hid.enc.{i}.block.attn_channel.", "translator.blocks.{i}.channel."),
+    ("hid.enc.{i}.block.attn_grid.", "translator.blocks.{i}.grid."),
+)
+PARTS = (
+    ("conv1_1x1.", "expand."),
+    ("conv2_kxk.", "depthwise."),
+    ("conv3_1x1.", "project."),
+    ("cpe.0.proj.", "cpe1.conv."),
+    ("cpe.1.proj.", "cpe2.conv."),
+    ("relative_position_bias_table", "table"),
+)
+GRID_ROLES = (1, 2, 0)  # our q, k, v are their k, v, q
+WAVELET = "haar"  # the only one that was published
+
+
+def matches(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether the keys are those of SimVP_Model with MixViT blocks."""
+    return "hid.enc.0.block.attn_grid.attn.qkv.weight" in state_dict and "enc.enc.0.conv.conv.weight" in state_dict
+
+
+def to_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their state dict in our names and layouts.
+
+    Raises:
+        UserError: stored wavelet filters that are not Haar's.
+    """
+    converted = {}
+    for key, value in state_dict.items():
+        if key in ("dwt_l2.w_l", "dwt_l2.w_h"):
+            _check_filter(key, value)
+            continue
+        new = rename(rename(key, STEMS), PARTS)
+        if new.endswith("rel_pos.table"):
+            value = table_from_swin(value, _window(value))
+        elif branch := re.search(r"\.(window|grid)\.attn\.qkv\.", new):
+            heads = state_dict[re.sub(r"qkv\.\w+$", "rel_pos.relative_position_bias_table", key)].shape[1]
+            value = rearrange(value, "(h three d) ... -> three h d ...", three=3, h=heads)
+            value = value[list(GRID_ROLES)] if branch[1] == "grid" else value
+            value = rearrange(value, "three h d ... -> (three h d) ...")
+        converted[new] = value
+    return converted
+
+
+def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict in their names and layouts: the exact inverse of :func:`to_stvit`, filters included."""
+    low, high = (torch.tensor(f[::-1]).unsqueeze(0) for f in analysis_filters(WAVELET))
+    converted = {"dwt_l2.w_l": low, "dwt_l2.w_h": high}
+    for key, value in state_dict.items():
+        if branch := re.search(r"\.(window|grid)\.attn\.qkv\.", key):
+            heads = state_dict[re.sub(r"qkv\.\w+$", "rel_pos.table", key)].shape[0]
+            value = rearrange(value, "(three h d) ... -> three h d ...", three=3, h=heads)
+            value = value[[GRID_ROLES.index(role) for role in range(3)]] if branch[1] == "grid" else value
+            value = rearrange(value, "three h d ... -> (h three d) ...")
+        elif key.endswith("rel_pos.table"):
+            value = table_to_swin(value)
+        new = rename(rename(key, inverse(PARTS)), inverse(STEMS))
+        converted[re.sub(r"(dec\.dec\.\d*[13579]\.conv\.conv\.)0\.", r"\1", new)] = value
+    return converted
+
+
+def _window(table: Tensor) -> tuple[int, int]:
+    """The published windows are square."""
+    side = math.isqrt(table.shape[0])
+    return (side + 1) // 2, (side + 1) // 2
+
+
+def _check_filter(key: str, stored: Tensor) -> None:
+    low, high = analysis_filters(WAVELET)
+    expected = torch.tensor((low if key.endswith("w_l") else high)[::-1])
+    if stored.numel() != expected.numel() or not torch.allclose(stored.flatten().float(), expected, atol=1e-6):
+        raise UserError(f"{key} holds {stored.flatten().tolist()}, not the {WAVELET} filter that this layout has")

@@ -1,0 +1,74 @@
+"""Attention inside groups of tokens, and attention among channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from stvit.errors import UserError
+from stvit.layers.position import RelativePositionBias
+
+
+class GroupAttention(nn.Module):
+    """Multi-head self-attention within each group, with a relative position bias: ``(B, G, N, C) -> (B, G, N, C)``.
+
+    Serves windows and grids alike. MixViT's grid branch exchanges the roles of its three projections
+    (``softmax(k v^T) q``); that is this attention with the row blocks of ``qkv`` read as (k, v, q), so checkpoints of
+    it are rotated when they are loaded and no second code path exists.
+
+    Args:
+        dim: channels C, a multiple of ``dim_head``.
+        window: sides of a group, whose product is N.
+        dim_head: channels of one head.
+    """
+
+    def __init__(self, dim: int, window: Sequence[int], dim_head: int) -> None:
+        super().__init__()
+        if dim % dim_head:
+            raise UserError(f"{dim} channels cannot be cut into heads of {dim_head}: dim_head must divide the width")
+        self.heads = dim // dim_head
+        self.qkv = nn.Linear(dim, 3 * dim)  # rows (q | k | v), each (heads, dim_head)
+        self.rel_pos = RelativePositionBias(window, self.heads)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.shape[1]
+        q, k, v = rearrange(self.qkv(x), "b g n (three h d) -> three (b g) h n d", three=3, h=self.heads)
+        bias = self.rel_pos().to(q.dtype).unsqueeze(0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(rearrange(out, "(b g) h n d -> b g n (h d)", g=groups))
+
+
+class ChannelAttention(nn.Module):
+    """Attention among the channels of each head, over all tokens at once: ``(B, N, C) -> (B, N, C)``.
+
+    ``A = softmax(d^-1/2 k^T v)`` is d x d and ``out = A q`` (roles as MixViT has them; DaViT, arXiv 2204.03645, is the
+    model). The logits are sums over N tokens that are scaled by ``d^-1/2`` alone, so they grow with the image and
+    rounding in them is amplified: half-precision inputs are multiplied and summed in float32, inside autocast too.
+
+    Args:
+        dim: channels C, a multiple of ``heads``.
+        heads: groups of channels.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise UserError(f"{dim} channels cannot be shared by {heads} channel heads: the number must divide the width")
+        self.heads = heads
+        self.scale = (dim // heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        with torch.autocast(x.device.type, enabled=False):
+            exact = torch.promote_types(q.dtype, torch.float32)
+            logits = (k * self.scale).to(exact).transpose(-2, -1) @ v.to(exact)
+            weights = logits.softmax(dim=-1).to(q.dtype)
+        out = q @ weights.transpose(-2, -1)  # out[n, c] = sum_d A[c, d] q[n, d]
+        return self.proj(rearrange(out, "b h n d -> b n (h d)"))

@@ -1,0 +1,67 @@
+"""Where a token is: relative position biases of windows, and convolutional position encoding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from stvit.layers.nd import conv
+
+
+class RelativePositionBias(nn.Module):
+    """One learned bias per head and per offset between two tokens of a window of two or three sides.
+
+    The table is ``(heads, *(2 w - 1 for w in window))`` and holds, in its middle, offset zero:
+    ``bias[h, q, k] = table[h, *(position_k - position_q + w - 1)]``, the convention of TensorFlow's MaxViT ("bias_tf"
+    in timm). Tables in Swin's convention go through :func:`table_from_swin`.
+    """
+
+    index: Tensor
+
+    def __init__(self, window: Sequence[int], heads: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(heads, *(2 * w - 1 for w in window)))
+        nn.init.normal_(self.table, std=0.02)
+        self.register_buffer("index", relative_index(window), persistent=False)
+
+    def forward(self) -> Tensor:
+        """``(heads, N, N)`` for the ``N = prod(window)`` tokens in row-major order: rows queries, columns keys."""
+        return self.table.flatten(1)[:, self.index]
+
+
+def relative_index(window: Sequence[int]) -> Tensor:
+    """``(N, N)`` int64: where in a flattened table the offset key - query stands."""
+    sides = torch.tensor(tuple(window))
+    points = torch.stack(torch.meshgrid(*(torch.arange(w) for w in window), indexing="ij")).flatten(1)  # (ndim, N)
+    offsets = points[:, None, :] - points[:, :, None] + (sides - 1)[:, None, None]  # (ndim, query, key)
+    strides = torch.tensor([math.prod(2 * w - 1 for w in window[axis + 1 :]) for axis in range(len(window))])
+    return (offsets * strides[:, None, None]).sum(0)
+
+
+def table_from_swin(table: Tensor, window: Sequence[int]) -> Tensor:
+    """Swin's ``(prod(2 w - 1), heads)``, indexed by query - key, in the layout of :class:`RelativePositionBias`."""
+    grid = table.reshape(*(2 * w - 1 for w in window), table.shape[-1])
+    return rearrange(grid.flip(tuple(range(len(window)))), "... heads -> heads ...").contiguous()
+
+
+def table_to_swin(table: Tensor) -> Tensor:
+    """The inverse of :func:`table_from_swin`."""
+    return rearrange(table.flip(tuple(range(1, table.ndim))), "heads ... -> (...) heads").contiguous()
+
+
+class ConvPositionEncoding(nn.Module):
+    """``x + depthwise(x)``: zero padding at the border tells a token where it is (CPVT, arXiv 2102.10882).
+
+    Maps ``(B, C, *size)`` to the same shape.
+    """
+
+    def __init__(self, dim: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.conv = conv(dim, dim, kernel, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
