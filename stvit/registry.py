@@ -7,18 +7,17 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Protocol, TypeVar
-
-from torch import nn
+from typing import ClassVar, Protocol, TypeVar
 
 from stvit.errors import UserError, nearest
+from stvit.model import Model
 from stvit.preprocessing import Preprocessing
 
 
 class Spec(Protocol):
     """A variant: any frozen dataclass of numbers, names and tuples."""
 
-    __dataclass_fields__: dict[str, dataclasses.Field[object]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
 
 S = TypeVar("S", bound=Spec)
@@ -28,7 +27,7 @@ S = TypeVar("S", bound=Spec)
 class Entry:
     """One registered name."""
 
-    build: Callable[[Spec], nn.Module]
+    build: Callable[[Spec], Model]
     spec: Spec
     preprocessing: Callable[[Spec], Preprocessing]
 
@@ -37,7 +36,7 @@ _MODELS: dict[str, Entry] = {}
 
 
 def register_model(
-    name: str, build: Callable[[S], nn.Module], spec: S, preprocessing: Callable[[S], Preprocessing]
+    name: str, build: Callable[[S], Model], spec: S, preprocessing: Callable[[S], Preprocessing]
 ) -> None:
     """Make ``create_model(name)`` build ``build(spec)``.
 
@@ -75,7 +74,7 @@ def create_model(
     *,
     checkpoint: str | PathLike[str] | Mapping[str, object] | None = None,
     **overrides: object,
-) -> nn.Module:
+) -> Model:
     """Build a model by name, in train mode, with fresh or loaded weights.
 
     Args:
@@ -84,7 +83,7 @@ def create_model(
         overrides: fields of the variant's row to replace, for example ``in_frames=4``.
 
     Returns:
-        The module. ``model_name``, ``model_args`` (the overrides), ``spec`` and ``preprocessing`` describe it.
+        The module. ``model_name``, ``model_args`` (the overrides), ``preprocessing`` and ``spec`` describe it.
 
     Raises:
         UserError: an unknown name, setting or impossible value, or a checkpoint that does not fit.
@@ -94,7 +93,6 @@ def create_model(
     model = entry.build(spec)
     model.model_name = name
     model.model_args = {k: list(v) if isinstance(v, tuple) else v for k, v in overrides.items()}
-    model.spec = spec
     model.preprocessing = entry.preprocessing(spec)
     if checkpoint is not None:
         from stvit.checkpoint import load_checkpoint  # reading files is not needed to build a model

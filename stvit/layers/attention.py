@@ -58,7 +58,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         if dim % heads:
-            raise UserError(f"{dim} channels cannot be shared by {heads} channel heads: the number must divide the width")
+            raise UserError(
+                f"{dim} channels cannot be shared by {heads} channel heads: the number must divide the width"
+            )
         self.heads = heads
         self.scale = (dim // heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim)

@@ -26,7 +26,7 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Pre-normalised inverted bottleneck (MobileNetV2; as in MaxViT and MixViT): ``(B, in, *size) -> (B, out, *size / stride)``.
+    """Pre-normalised inverted bottleneck of MaxViT and MixViT: ``(B, in, *size) -> (B, out, *size / stride)``.
 
     BN, 1x1 to ``expand`` x the *output* width, BN, act, depthwise (strided), BN, act, squeeze-excite, 1x1, plus a
     shortcut: identity, or mean pooling by the stride and a 1x1 convolution where the widths differ.
@@ -63,9 +63,7 @@ class MBConv(nn.Module):
         self.pre_norm = batch_norm(ndim, in_dim, norm_eps)
         self.expand = conv(in_dim, hidden, pointwise, bias=False)
         self.norm1 = batch_norm(ndim, hidden, norm_eps)
-        self.depthwise = conv(
-            hidden, hidden, kernel, self.stride, groups=hidden, bias=False, padding=not self.strided
-        )
+        self.depthwise = conv(hidden, hidden, kernel, self.stride, groups=hidden, bias=False, padding=not self.strided)
         self.norm2 = batch_norm(ndim, hidden, norm_eps)
         self.act = act()
         self.se = SqueezeExcite(hidden, int(se_ratio * out_dim), ndim)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from stvit.errors import UserError, nearest
 
-
 BANDS = ("LL", "LH", "HL", "HH")  # first letter: filter along W, second: along H
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from stvit.errors import UserError, nearest
 from stvit.layers.conv import ConvNormAct
 from stvit.layers.mixvit_block import MixViTBlock
 from stvit.layers.wavelet import BANDS, UndecimatedWavelet
+from stvit.model import Model
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,7 @@ class Encoder(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, depth: int) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            ConvNormAct(dim if i else in_dim, dim, stride=1 + i % 2) for i in range(depth)
-        )
+        self.stages = nn.ModuleList(ConvNormAct(dim if i else in_dim, dim, stride=1 + i % 2) for i in range(depth))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         skip = x = self.stages[0](x)
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent and skip -> frames ``(N, out, H, W)``; the skip is added before the last unit, nothing bounds the output."""
+    """Latent and skip -> frames ``(N, out, H, W)``; the skip is added before the last unit."""
 
     def __init__(self, dim: int, out_dim: int, depth: int) -> None:
         super().__init__()
@@ -114,14 +114,16 @@ class Translator(nn.Module):
         super().__init__()
         if spec.block not in TRANSLATOR_BLOCKS:
             raise UserError(f"no translator block is named {spec.block!r}{nearest(spec.block, TRANSLATOR_BLOCKS)}")
-        factory, depth, outer = TRANSLATOR_BLOCKS[spec.block], spec.translator_depth, spec.in_frames * spec.hidden_spatial
+        factory, depth, outer = (
+            TRANSLATOR_BLOCKS[spec.block],
+            spec.translator_depth,
+            spec.in_frames * spec.hidden_spatial,
+        )
         widths = [outer, *[spec.hidden_translator] * (depth - 1), outer]
         self.blocks = nn.ModuleList(
             factory(width, rate, spec) for width, rate in zip(widths, drop_path_rates(spec), strict=False)
         )
-        self.projections = nn.ModuleList(
-            nn.Conv2d(a, b, 1) if a != b else nn.Identity() for a, b in pairwise(widths)
-        )
+        self.projections = nn.ModuleList(nn.Conv2d(a, b, 1) if a != b else nn.Identity() for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for block, projection in zip(self.blocks, self.projections, strict=True):
@@ -131,11 +133,11 @@ class Translator(nn.Module):
 
 def drop_path_rates(spec: PredictorSpec) -> list[float]:
     """Linear from ``first_drop_path`` to ``drop_path``; the last block has exactly the latter."""
-    rates = torch.linspace(spec.first_drop_path, spec.drop_path, spec.translator_depth).tolist()
+    rates = np.linspace(spec.first_drop_path, spec.drop_path, spec.translator_depth).tolist()
     return [*rates[:-1], spec.drop_path]
 
 
-class MixViTPredictor(nn.Module):
+class MixViTPredictor(Model):
     """Future frames from past frames: ``(B, T, C, H, W)`` in [0, 1] -> ``(B, out_frames, C, H, W)``, unbounded.
 
     Source: the video prediction network of MixViT; its frame is SimVP (arXiv 2206.05099).
@@ -180,7 +182,7 @@ class MixViTPredictor(nn.Module):
         return rearrange(out, "(b t) c h w -> b t c h w", b=batch)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay leaves alone, besides those of one axis: the position tables."""
+        """The position tables."""
         return {name for name, _ in self.named_parameters() if name.endswith("rel_pos.table")}
 
 
@@ -190,7 +192,9 @@ def check_spec(spec: PredictorSpec) -> None:
         if getattr(spec, name) < 1:
             raise UserError(f"{name}={getattr(spec, name)}: must be at least 1")
     if spec.encoder_depth < 2 or spec.encoder_depth % 2:
-        raise UserError(f"encoder_depth={spec.encoder_depth}: must be even, as every second convolution changes the size")
+        raise UserError(
+            f"encoder_depth={spec.encoder_depth}: must be even, as every second convolution changes the size"
+        )
     if spec.hidden_spatial % 2:
         raise UserError(f"hidden_spatial={spec.hidden_spatial}: must be even, for two normalisation groups")
 

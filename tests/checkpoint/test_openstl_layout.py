@@ -1,0 +1,39 @@
+"""The published predictor's state dict, there and back."""
+
+from __future__ import annotations
+
+import parity
+import pytest
+import torch
+
+import stvit
+from stvit.checkpoint.layouts import openstl_mixvit
+from stvit.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    return parity.load("simvp_mixvit_mmnist").state_dict
+
+
+def test_recognised_by_its_keys(published: dict[str, torch.Tensor]) -> None:
+    assert openstl_mixvit.matches(published)
+    assert not openstl_mixvit.matches(stvit.create_model("mixvit_predictor").state_dict())
+
+
+def test_every_key_has_a_place_in_our_network(published: dict[str, torch.Tensor]) -> None:
+    with torch.device("meta"):
+        ours = stvit.create_model("mixvit_predictor").state_dict()
+    converted = openstl_mixvit.to_stvit(published)
+    assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_there_and_back_is_exact(published: dict[str, torch.Tensor]) -> None:
+    back = openstl_mixvit.from_stvit(openstl_mixvit.to_stvit(published))
+    assert set(back) == set(published)
+    assert all(torch.equal(back[k], v) for k, v in published.items())
+
+
+def test_filters_of_another_wavelet_are_refused(published: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(UserError, match=r"dwt_l2.w_l holds \[.*\], not the haar filter"):
+        openstl_mixvit.to_stvit({**published, "dwt_l2.w_l": torch.ones(1, 2)})
