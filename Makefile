@@ -24,6 +24,7 @@ install: $(STAMP)
 
 test: lint wheel pytest
 
+# A second run finds its finished training in DEMO_OUT and only evaluates again; a stopped one goes on.
 demo: $(STAMP)
 	@$(BIN)/python tools/main.py --cfg configs/moving_mnist/demo.yaml OUTPUT_DIR "$(DEMO_OUT)"
 
