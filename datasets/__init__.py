@@ -2,3 +2,25 @@ if not __name__.startswith("stvit."):
     raise ImportError(
         "import stvit.datasets, not datasets: the repository root is on sys.path; run from elsewhere or with python -P"
     )
+
+from stvit.datasets.digits import Digits, load_digits
+from stvit.datasets.frame_sequences import FrameSequences, open_frame_sequences
+from stvit.datasets.moving_mnist import MovingMNIST, MovingMNISTSpec, SequenceBatch
+from stvit.datasets.moving_mnist_device import DeviceMovingMNIST
+from stvit.datasets.moving_mnist_splits import Splits, moving_mnist_splits
+from stvit.datasets.sampling import EpochBatchSampler, sequence_loader
+
+__all__ = [
+    "DeviceMovingMNIST",
+    "Digits",
+    "EpochBatchSampler",
+    "FrameSequences",
+    "MovingMNIST",
+    "MovingMNISTSpec",
+    "SequenceBatch",
+    "Splits",
+    "load_digits",
+    "moving_mnist_splits",
+    "open_frame_sequences",
+    "sequence_loader",
+]
