@@ -9,14 +9,15 @@ published Moving MNIST tables:
 
 Sums are taken in float64. The MPS backend has no float64, so frames that live there are scored on the CPU.
 
-A frame whose error is exactly zero has an infinite PSNR, and then so has the mean: a mean over the other frames would
-rank a model by its mistakes alone. :meth:`FrameMetrics.infinite_frames` says how many such frames there were.
+A frame whose error is exactly zero has an infinite PSNR. Such frames are left out of the mean, which can only lower it:
+with them, a weak baseline that is exactly right once would have a mean of infinity. The mean is ``inf`` where no frame
+has a finite value. :meth:`FrameMetrics.infinite_frames` says how many were left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def ssim(pred: Tensor, target: Tensor, *, data_range: float) -> float:
 def psnr(pred: Tensor, target: Tensor) -> float:
     """Peak signal to noise ratio in dB, peak 1, per frame and averaged; predictions are clipped to [0, 1].
 
-    ``inf`` as soon as one frame is predicted exactly.
+    Frames predicted exactly are left out; ``inf`` if all are.
     """
     return _mean(_score(pred, target, _psnr))
 
@@ -73,7 +74,8 @@ def psnr_uint8_wrapped(pred: Tensor, target: Tensor) -> float:
 
     The published formula truncates both frames to uint8 and subtracts and squares in uint8, so that squares are
     taken modulo 256: an error of 15 grey levels counts 225, one of 16 or 128 counts nothing and one of 255 counts 1.
-    No value lies below 24.17 dB, and a constant error of 16 levels scores ``inf``, which makes the mean ``inf``.
+    No value lies below 24.17 dB, and a constant error of 16 levels scores ``inf``; frames with an infinite value are
+    left out of the mean, where the published code returns ``inf`` for all.
     """
     return _mean(_score(pred, target, _psnr_uint8_wrapped))
 
@@ -92,9 +94,9 @@ class FrameMetrics:
     """
 
     def __init__(self) -> None:
-        self._count = 0  # sequences seen
-        self._sums: dict[str, Tensor] = {}  # metric -> (T,) float64 on the CPU
-        self._infinite: dict[str, int] = {"psnr": 0, "psnr_uint8_wrapped": 0}
+        self._sequences = 0
+        self._sums: dict[str, Tensor] = {}  # metric -> (T,) float64 on the CPU: the sum of its finite values
+        self._counts: dict[str, Tensor] = {}  # metric -> (T,) int64: how many they were
 
     def update(self, pred: Tensor, target: Tensor) -> Tensor:
         """Add a batch; returns each sequence's MSE, ``(N,)`` float64 on the CPU.
@@ -108,55 +110,59 @@ class FrameMetrics:
         if self._sums and len(self._sums["mse"]) != T:
             raise UserError(f"this batch has {T} frames a sequence and earlier ones had {len(self._sums['mse'])}")
         for name, values in zip(_SUMMED, scores, strict=True):
-            self._sums[name] = self._sums.get(name, 0) + values.sum(dim=0)
-            if name in self._infinite:
-                self._infinite[name] += int(values.isinf().sum())
-        self._count += N
+            finite = values.isfinite()
+            self._add(name, values.where(finite, 0).sum(dim=0), finite.sum(dim=0))
+        self._sequences += N
         return scores[_SUMMED.index("mse")].mean(dim=1)
 
     def state(self) -> dict[str, Tensor]:
         """The sums as CPU tensors, to send to another process: :meth:`merge` takes them."""
-        counts = {f"infinite_{name}": torch.tensor(n) for name, n in self._infinite.items()}
-        return {"count": torch.tensor(self._count), **counts, **{k: v.clone() for k, v in self._sums.items()}}
+        sums = {name: values.clone() for name, values in self._sums.items()}
+        counts = {f"{name}_count": values.clone() for name, values in self._counts.items()}
+        return {"sequences": torch.tensor(self._sequences), **sums, **counts}
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add the :meth:`state` of an accumulator that saw other sequences; one that saw none changes nothing."""
-        if not int(state["count"]):
+        if not int(state["sequences"]):
             return
         if self._sums and len(state["mse"]) != len(self._sums["mse"]):
             raise UserError(f"cannot merge metrics of {len(state['mse'])} and {len(self._sums['mse'])} frames")
-        self._count += int(state["count"])
         for name in _SUMMED:
-            self._sums[name] = self._sums.get(name, 0) + state[name]
-        for name in self._infinite:
-            self._infinite[name] += int(state[f"infinite_{name}"])
+            self._add(name, state[name], state[f"{name}_count"])
+        self._sequences += int(state["sequences"])
 
     def compute(self) -> dict[str, float]:
         """The mean over all sequences and frames of every metric in :data:`METRICS`."""
-        return {
-            name: float(values.mean().sqrt() if name == "rmse" else values.mean()) for name, values in self._means()
-        }
+        self._need_sequences()
+        means = {name: _ratio(self._sums[name].sum(), self._counts[name].sum()) for name in _SUMMED}
+        means["rmse"] = math.sqrt(means["mse"])
+        return {name: means[name] for name in METRICS}
 
     def per_frame(self) -> dict[str, list[float]]:
         """The same as curves: for each metric its mean at frame 1 ... T."""
-        curves = {name: values.tolist() for name, values in self._means()}
-        return curves | {"rmse": [math.sqrt(value) for value in curves["rmse"]]}
+        self._need_sequences()
+        curves = {name: [*map(_ratio, self._sums[name], self._counts[name])] for name in _SUMMED}
+        curves["rmse"] = [math.sqrt(value) for value in curves["mse"]]
+        return {name: curves[name] for name in METRICS}
 
     def infinite_frames(self) -> dict[str, int]:
-        """How many frames had an infinite PSNR, by metric."""
-        return dict(self._infinite)
+        """How many frames had an infinite PSNR and are left out of its mean, by metric."""
+        self._need_sequences()
+        frames = self._sequences * len(self._sums["mse"])
+        return {name: frames - int(self._counts[name].sum()) for name in ("psnr", "psnr_uint8_wrapped")}
 
     @property
     def sequences(self) -> int:
         """How many sequences the sums hold."""
-        return self._count
+        return self._sequences
 
-    def _means(self) -> Iterator[tuple[str, Tensor]]:
-        """Every metric's mean over sequences, (T,); for rmse that of the squared errors."""
-        if not self._count:
+    def _add(self, name: str, sums: Tensor, counts: Tensor) -> None:
+        self._sums[name] = self._sums[name] + sums if name in self._sums else sums.clone()
+        self._counts[name] = self._counts[name] + counts if name in self._counts else counts.clone()
+
+    def _need_sequences(self) -> None:
+        if not self._sequences:
             raise UserError("no metrics: no sequences were measured (is the evaluation set empty?)")
-        for name in METRICS:
-            yield name, self._sums["mse" if name == "rmse" else name] / self._count
 
 
 # Each takes (N, C, H, W) twice, in the frames' own dtype, and returns (metrics, N) float64.
@@ -210,7 +216,13 @@ def _score(pred: Tensor, target: Tensor, score: Score, *, window: bool = False) 
 
 
 def _mean(scores: Tensor) -> float:
-    return float(scores.mean())
+    """Of the finite scores; infinite if there are none."""
+    finite = scores.isfinite()
+    return _ratio(scores[finite].sum(), finite.sum())
+
+
+def _ratio(total: Tensor, count: Tensor) -> float:
+    return float(total) / int(count) if count else math.inf
 
 
 def _check(pred: Tensor, target: Tensor, window: bool) -> None:

@@ -130,16 +130,27 @@ def test_the_wrapped_psnr_calls_an_error_of_16_levels_perfect():
     assert psnr_uint8_wrapped(off_by_16, torch.zeros_like(off_by_16)) == math.inf
 
 
-def test_an_infinite_frame_makes_the_mean_infinite_and_is_counted():
+def test_an_exact_frame_is_left_out_of_the_mean_psnr_and_counted():
     pred, target = pair(2, 3, 1, 8, 8)
     pred[1, 2] = target[1, 2]
     stream = FrameMetrics()
-    stream.update(pred, target)
-    got = stream.compute()
-    assert got["psnr"] == got["psnr_uint8_wrapped"] == math.inf
-    assert [math.isinf(v) for v in stream.per_frame()["psnr"]] == [False, False, True]
+    stream.update(pred[1:], target[1:])
+    assert stream.per_frame()["psnr"][2] == math.inf
+    stream.update(pred[:1], target[:1])
+    rest = [psnr(pred[:1], target[:1])] * 3 + [psnr(pred[1:, :2], target[1:, :2])] * 2
+    assert stream.compute()["psnr"] == pytest.approx(np.mean(rest)) == psnr(pred, target)
+    assert stream.per_frame()["psnr"][2] == pytest.approx(psnr(pred[:1, 2:], target[:1, 2:]))
     assert stream.infinite_frames() == {"psnr": 1, "psnr_uint8_wrapped": 1}
-    assert all(math.isfinite(got[k]) for k in ("mse", "mae", "rmse", "ssim", "ssim_range2"))
+
+
+def test_only_exact_frames_have_an_infinite_mean():
+    _, target = pair(2, 3, 1, 8, 8)
+    stream = FrameMetrics()
+    stream.update(target, target)
+    got = stream.compute()
+    assert got["psnr"] == got["psnr_uint8_wrapped"] == psnr(target, target) == math.inf
+    assert got["mse"] == got["mae"] == got["rmse"] == 0
+    assert got["ssim"] == pytest.approx(1)
 
 
 def test_the_stream_equals_the_functions_however_it_is_cut():
