@@ -65,7 +65,8 @@ def test_numbers_are_read_however_they_are_written(tmp_path, text):
 @pytest.mark.parametrize("text", ["1", "True", "null", "[a]", "2024-01-01", "{x}"])
 def test_text_settings_take_the_command_line_verbatim(text):
     cfg = load_config(None, ["OUTPUT_DIR", text])
-    assert cfg.OUTPUT_DIR == text
+    value = cfg.OUTPUT_DIR
+    assert value == text
 
 
 @pytest.mark.parametrize("text", ["True", "true"])

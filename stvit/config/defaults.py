@@ -35,8 +35,8 @@ def default_config() -> CfgNode:
     # What the model learns from: moving_mnist.
     _C.DATA.DATASET = "moving_mnist"
     # Folder of the raw files (for Moving MNIST: the idx files of MNIST, mnist_test_seq.npy).
-    _C.DATA.PATH_TO_DATA_DIR = ""
-    # Folder for sets that are made once; empty: a folder of the user's cache.
+    _C.DATA.PATH_TO_DATA_DIR = "data"
+    # Folder for sets that are made once; empty: a folder inside PATH_TO_DATA_DIR.
     _C.DATA.CACHE_DIR = ""
     # Fetch missing files into PATH_TO_DATA_DIR.
     _C.DATA.DOWNLOAD = False

@@ -1,0 +1,1 @@
+"""Training and evaluation as plain functions; ``run`` is what ``tools/main.py`` calls."""

@@ -1,0 +1,138 @@
+"""Everything a training run is at one moment, to and from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from fvcore.common.config import CfgNode
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from stvit.checkpoint import pack_model, rng_state, set_rng_state
+from stvit.config import config_to_dict, default_config
+from stvit.config.reading import leaves
+from stvit.engine.optim import Precision, build_ema, build_optimizer, build_precision, build_scheduler
+from stvit.engine.steps import Interval
+from stvit.errors import UserError
+
+# Settings that a resumed run may change: they move no weight beyond rounding.
+FREE_TO_CHANGE = (
+    "LOG_PERIOD",
+    "OUTPUT_DIR",
+    "NUM_GPUS",
+    "DETERMINISTIC",
+    "DATA.PATH_TO_DATA_DIR",
+    "DATA.CACHE_DIR",
+    "DATA.DOWNLOAD",
+    "DATA_LOADER.",
+    "TENSORBOARD.",
+    "TEST.",
+    "MOVING_MNIST.TEST_",
+    "TRAIN.ENABLE",
+    "TRAIN.AUTO_RESUME",
+    "TRAIN.CHECKPOINT_PERIOD",
+    "TRAIN.CHECKPOINT_STEPS",
+    "TRAIN.CHECKPOINT_FILE_PATH",
+    "TRAIN.COMPILE",
+    "TRAIN.CHANNELS_LAST",
+)
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a run, and how far it is."""
+
+    model: nn.Module
+    network: nn.Module  # the same as training calls it: compiled, if asked for
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    precision: Precision
+    steps_per_epoch: int
+    epoch: int = 0  # epochs that are complete, validation included
+    step: int = 0  # optimiser steps done inside the next one
+    best: float | None = None  # the validation metric of checkpoints/best.pt
+    interval: Interval = field(default_factory=Interval)
+
+    @property
+    def total_step(self) -> int:
+        """Optimiser steps since the beginning."""
+        return self.epoch * self.steps_per_epoch + self.step
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What validation measures: the running mean of the weights where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+
+def new_state(model: nn.Module, cfg: CfgNode, device: torch.device, steps_per_epoch: int) -> TrainingState:
+    """The state before the first step; the model is on its device already."""
+    optimizer = build_optimizer(model, cfg)
+    return TrainingState(
+        model=model,
+        network=torch.compile(model) if cfg.TRAIN.COMPILE else model,  # type: ignore[arg-type]
+        ema=build_ema(model, cfg.SOLVER.EMA_DECAY),
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, cfg, steps_per_epoch),
+        precision=build_precision(cfg.TRAIN.PRECISION, device),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def model_payload(state: TrainingState, cfg: CfgNode) -> dict[str, object]:
+    """What it takes to rebuild and use the model; the content of ``best.pt``."""
+    return {
+        **pack_model(state.model, None if state.ema is None else state.ema.module.state_dict()),
+        "epoch": state.epoch,
+        "step": state.step,
+        "best": state.best,
+        "config": config_to_dict(cfg),
+    }
+
+
+def training_payload(state: TrainingState, cfg: CfgNode, metrics_bytes: int) -> dict[str, object]:
+    """All of it; the content of ``last.pt``. ``metrics_bytes``: how much of metrics.jsonl belongs to it."""
+    return {
+        **model_payload(state, cfg),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+        "scaler": state.precision.scaler.state_dict(),
+        "rng": rng_state(),
+        "interval": state.interval.state(),
+        "metrics_bytes": metrics_bytes,
+    }
+
+
+def restore(state: TrainingState, checkpoint: Mapping[str, object]) -> int:
+    """Make ``state`` what it was when :func:`training_payload` wrote it; returns ``metrics_bytes``."""
+    state.model.load_state_dict(checkpoint["state_dict"])  # type: ignore[arg-type]
+    if state.ema is not None:
+        state.ema.module.load_state_dict(checkpoint["ema"])  # type: ignore[arg-type]
+    state.optimizer.load_state_dict(checkpoint["optimizer"])  # type: ignore[arg-type]
+    state.scheduler.load_state_dict(checkpoint["scheduler"])  # type: ignore[arg-type]
+    state.precision.scaler.load_state_dict(checkpoint["scaler"])  # type: ignore[arg-type]
+    state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]  # type: ignore[assignment]
+    state.interval = Interval(**checkpoint["interval"])  # type: ignore[arg-type]
+    set_rng_state(checkpoint["rng"])  # type: ignore[arg-type]
+    return checkpoint["metrics_bytes"]  # type: ignore[return-value]
+
+
+def refuse_changed_run(checkpoint: Mapping[str, object], cfg: CfgNode, path: str) -> None:
+    """Raise :class:`UserError` if a setting that shapes the run is not what the checkpoint was trained with.
+
+    A setting that the checkpoint does not know (it is older than the setting) counts as its default.
+    """
+    before = {**leaves(default_config()), **leaves(CfgNode(checkpoint["config"]))}
+    now = leaves(cfg)
+    for key, value in now.items():
+        free = key.startswith(FREE_TO_CHANGE) and not (
+            key.startswith("MOVING_MNIST.TEST_") and cfg.MOVING_MNIST.VALIDATE_ON_TEST
+        )
+        if not free and before.get(key) != value:
+            raise UserError(
+                f"{path} was trained with {key} {before.get(key)!r} and this run has {value!r}: "
+                "go back to that value to resume, or choose another OUTPUT_DIR"
+            )

@@ -1,0 +1,113 @@
+"""One optimiser step, and a watch over the numbers of many that asks the device for them only now and then."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stvit.engine.optim import Precision, clip_gradients
+
+Batch = TypeVar("Batch")
+
+# Below this scale float16 gradients overflow whatever the scaler does (it starts at 65536).
+SMALLEST_LOSS_SCALE = 2.0**-10
+
+
+class Diverged(ArithmeticError):  # noqa: N818 (what happened, in the field's word)
+    """A loss or gradient is NaN or infinite: training cannot go on."""
+
+
+def training_step(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Batch], Tensor],
+    batches: Sequence[Batch],
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    clip: float,
+) -> tuple[Tensor, Tensor]:
+    """One step on the mean gradient of several batches; returns loss and gradient norm, both ``()`` on the device."""
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=precision.device)
+    for batch in batches:
+        with precision.autocast():
+            loss = loss_of(model, batch) / len(batches)
+        precision.scaler.scale(loss).backward()
+        total += loss.detach()
+    precision.scaler.unscale_(optimizer)
+    norm = clip_gradients(model, clip)
+    precision.scaler.step(optimizer)
+    precision.scaler.update()
+    return total, norm
+
+
+@dataclass
+class Interval:
+    """Losses and gradient norms since the last log line.
+
+    They stay on the device until :meth:`settle`, because reading one waits for all work before it.
+    """
+
+    loss_sum: float = 0.0
+    steps: int = 0
+    norm_max: float = 0.0
+    _pending: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    _begun: float = field(default_factory=time.monotonic)
+    _waited: float = 0.0
+    _timed: int = 0  # samples
+
+    def add(self, where: str, loss: Tensor, norm: Tensor, samples: int) -> None:
+        """Note a step; ``where`` names it and its data for the message of :class:`Diverged`."""
+        self._pending.append((where, loss, norm))
+        self._timed += samples
+
+    def wait(self, seconds: float) -> None:
+        """Note time spent waiting for data."""
+        self._waited += seconds
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Around work that is not training: its time does not count."""
+        begun = time.monotonic()
+        yield
+        self._begun += time.monotonic() - begun
+
+    def settle(self, precision: Precision) -> None:
+        """Read what is pending into the sums.
+
+        Raises:
+            Diverged: a step's loss or gradient norm is not finite. With fp16 an overflowing gradient is what the
+                scaler waits for (it skips the step and lowers the scale), until the scale itself has collapsed.
+        """
+        if not self._pending:
+            return
+        values = torch.stack([torch.stack((loss, norm)).float() for _, loss, norm in self._pending]).tolist()
+        scaling = precision.scaler.is_enabled()
+        for (where, _, _), (loss, norm) in zip(self._pending, values, strict=True):
+            if not math.isfinite(loss) or not (math.isfinite(norm) or scaling):
+                raise Diverged(f"training diverged at {where}: loss {loss:g}, gradient norm {norm:g}")
+            self.loss_sum += loss
+            self.steps += 1
+            if math.isfinite(norm):
+                self.norm_max = max(self.norm_max, norm)
+        if scaling and precision.scaler.get_scale() < SMALLEST_LOSS_SCALE:
+            raise Diverged(
+                f"training diverged at {self._pending[-1][0]}: fp16 gradients overflow even at a loss scale of "
+                f"{precision.scaler.get_scale():g}"
+            )
+        self._pending.clear()
+
+    def speed(self) -> tuple[float, float]:
+        """Samples per second and the share of time spent waiting for data."""
+        seconds = max(1e-9, time.monotonic() - self._begun)
+        return self._timed / seconds, self._waited / seconds
+
+    def state(self) -> dict[str, float]:
+        """The settled sums, for a checkpoint: an interval goes on where a resumed run picks it up."""
+        return {"loss_sum": self.loss_sum, "steps": self.steps, "norm_max": self.norm_max}

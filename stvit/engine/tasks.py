@@ -1,0 +1,153 @@
+"""What a run's task decides: its data, its loss, and the metric that chooses the best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from stvit.datasets import (
+    DeviceMovingMNIST,
+    EpochBatchSampler,
+    FrameSequences,
+    MovingMNIST,
+    SequenceBatch,
+    moving_mnist_splits,
+    sequence_loader,
+)
+from stvit.engine.distributed import World
+from stvit.engine.signals import StopRequest
+from stvit.errors import UserError
+
+Batch = TypeVar("Batch")
+
+
+class Task(Protocol[Batch]):
+    """All that the training loop knows about what is being learnt."""
+
+    selected_by: str  # the entry of validate() that the best checkpoint has lowest
+    batches_per_epoch: int
+    frames_per_sample: int  # for the speed in frames/s
+
+    def train_batches(self, epoch: int, start_batch: int) -> Iterable[Batch]:
+        """The batches of an epoch from the given one on; a function of seed and epoch alone."""
+
+    def describe(self, batch: Batch) -> str:
+        """Which samples these are, for a message."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, ``()`` float32."""
+
+    def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
+        """Metrics of the validation set; takes no number from the global generators."""
+
+
+class MovingMNISTPrediction:
+    """Frame prediction on Moving MNIST: mean squared error in training, the published MSE for selection."""
+
+    selected_by = "mse"
+
+    def __init__(self, cfg: CfgNode, world: World) -> None:
+        """Prepare the three sets.
+
+        Raises:
+            UserError: files that are missing or unfit, settings that no sequence can have.
+            OSError: a failed download or write.
+        """
+        data = cfg.MOVING_MNIST
+        self.splits = moving_mnist_splits(
+            digits=data.DIGITS,
+            root=cfg.DATA.PATH_TO_DATA_DIR,
+            cache=cfg.DATA.CACHE_DIR or None,
+            n_digits=tuple(data.NUM_DIGITS),
+            test_n_digits=tuple(data.TEST_NUM_DIGITS) or None,
+            image_size=data.IMAGE_SIZE,
+            digit_size=data.DIGIT_SIZE,
+            step=data.STEP,
+            frames_in=data.FRAMES_IN,
+            frames_out=data.FRAMES_OUT,
+            train_length=data.TRAIN_SEQUENCES,
+            val_length=data.VAL_SEQUENCES,
+            test_length=data.TEST_SEQUENCES,
+            seed=cfg.RNG_SEED,
+            download=cfg.DATA.DOWNLOAD,
+            validate_on_test=data.VALIDATE_ON_TEST,
+        )
+        self.world, self.device = world, world.device
+        self.frames_in, self.frames_out = data.FRAMES_IN, data.FRAMES_OUT
+        self.frames_per_sample = data.FRAMES_IN + data.FRAMES_OUT
+        self._image_size = data.IMAGE_SIZE
+        self._eval_batch = cfg.TEST.BATCH_SIZE
+        self._workers = cfg.DATA_LOADER.NUM_WORKERS
+        self._pin_memory = cfg.DATA_LOADER.PIN_MEMORY and self.device.type == "cuda"
+        self.batches_per_epoch = data.TRAIN_SEQUENCES // (cfg.TRAIN.BATCH_SIZE * world.size)
+        if cfg.TRAIN.ENABLE:
+            self._make_training_batches(cfg)
+
+    def _make_training_batches(self, cfg: CfgNode) -> None:
+        train, world = self.splits.train, self.world
+        self._sampler = EpochBatchSampler(len(train), cfg.TRAIN.BATCH_SIZE, rank=world.rank, world_size=world.size)
+        self._maker = self._loader = None
+        if cfg.MOVING_MNIST.ON_DEVICE:
+            self._maker = DeviceMovingMNIST(train.digits, train.spec, train.seed, self.device)
+        else:
+            self._loader = sequence_loader(train, self._sampler, self._workers, self._pin_memory)
+
+    def model_settings(self) -> dict[str, object]:
+        """What the data says about the model's row."""
+        size = [self._image_size, self._image_size]
+        return {"in_frames": self.frames_in, "out_frames": self.frames_out, "channels": 1, "image_size": size}
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise :class:`UserError` unless the model takes as many frames as the sequences have."""
+        takes = getattr(getattr(model, "spec", None), "in_frames", None)
+        if takes != self.frames_in:
+            raise UserError(
+                f"MODEL.NAME {getattr(model, 'model_name', type(model).__name__)} takes {takes} frames and "
+                f"MOVING_MNIST.FRAMES_IN is {self.frames_in}: a frame predictor that takes as many is needed"
+            )
+
+    def train_batches(self, epoch: int, start_batch: int) -> Iterator[SequenceBatch]:
+        """See :class:`Task`."""
+        self._sampler.set_epoch(epoch, start_batch)
+        if self._loader is not None:
+            yield from self._loader
+        elif self._maker is not None:
+            for keys in self._sampler:
+                yield self._maker.batch(epoch, torch.tensor([index for _, index in keys]))
+
+    def describe(self, batch: SequenceBatch) -> str:
+        """See :class:`Task`."""
+        return f"sequences {', '.join(map(str, batch.indices.tolist()))} of epoch {batch.epoch + 1}"
+
+    def past_and_future(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+        """The frames on the device, float32 in [0, 1]: ``(B, frames_in, C, H, W)``, ``(B, frames_out, C, H, W)``."""
+        frames = batch.frames.to(self.device, non_blocking=True).float() / 255
+        return frames[:, : self.frames_in], frames[:, self.frames_in :]
+
+    def loss(self, model: nn.Module, batch: SequenceBatch) -> Tensor:
+        """The squared error, mean over all elements, float32."""
+        past, future = self.past_and_future(batch)
+        return F.mse_loss(model(past, self.frames_out).float(), future)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
+        """MSE and MAE: totals over a frame's pixels, mean over frames and sequences; in float32."""
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        frames = 0
+        for batch in stop.between(self.eval_batches(self.splits.val)):
+            past, future = self.past_and_future(batch)
+            error = (model(past, self.frames_out) - future).double()
+            sums += torch.stack((error.square().sum(), error.abs().sum()))
+            frames += future.shape[0] * future.shape[1]
+        squared, absolute = (sums / frames).tolist()
+        return {"mse": squared, "mae": absolute}
+
+    def eval_batches(self, split: MovingMNIST | FrameSequences) -> Iterable[SequenceBatch]:
+        """All sequences of a fixed set, in order."""
+        return sequence_loader(split, self._eval_batch, self._workers, self._pin_memory)

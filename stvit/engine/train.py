@@ -1,0 +1,169 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from stvit.checkpoint import read_checkpoint, save_checkpoint
+from stvit.engine.distributed import World
+from stvit.engine.logging import Board, MetricsFile, Progress
+from stvit.engine.signals import Stopped, StopRequest
+from stvit.engine.state import TrainingState, model_payload, new_state, refuse_changed_run, restore, training_payload
+from stvit.engine.steps import Diverged, Interval, training_step
+from stvit.engine.tasks import Task
+from stvit.errors import UserError
+
+
+def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRequest) -> TrainingState:
+    """Train ``model`` (on its device) to ``SOLVER.MAX_EPOCH``, from the last checkpoint of OUTPUT_DIR if there is one.
+
+    Writes ``checkpoints/last.pt``, ``checkpoints/best.pt`` (lowest validation metric), ``metrics.jsonl`` and, if
+    asked for, ``tensorboard/`` in OUTPUT_DIR.
+
+    Raises:
+        Stopped: a signal came; ``last.pt`` holds the step it came in.
+        Diverged: a loss, a gradient or the validation metric is not finite; the checkpoints are from before.
+        UserError: the checkpoint belongs to another run.
+        OSError: a file cannot be written; the files before it are whole.
+    """
+    steps_per_epoch = task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS
+    state = new_state(model, cfg, world.device, steps_per_epoch)
+    folder = Path(cfg.OUTPUT_DIR)
+    last = folder / "checkpoints" / "last.pt"
+    metrics_bytes = resume(state, cfg, last) if last.exists() else 0
+    records = Records(cfg, state, world, metrics_bytes)
+
+    def save() -> None:
+        state.interval.settle(state.precision)
+        with state.interval.pause():
+            save_checkpoint(last, training_payload(state, cfg, records.metrics.size))
+
+    try:
+        while state.epoch < cfg.SOLVER.MAX_EPOCH:
+            train_epoch(cfg, state, task, records, stop, save)
+            epoch = state.epoch + 1
+            if epoch % cfg.TRAIN.EVAL_PERIOD == 0 or epoch == cfg.SOLVER.MAX_EPOCH:
+                with state.interval.pause():
+                    validate(cfg, state, task, records, stop)
+            state.epoch, state.step = epoch, 0
+            if epoch % cfg.TRAIN.CHECKPOINT_PERIOD == 0 or epoch == cfg.SOLVER.MAX_EPOCH:
+                save()
+    except Stopped as stopped:
+        save()
+        done = f"stopped after step {state.total_step} of {cfg.SOLVER.MAX_EPOCH * steps_per_epoch}, kept in {last}"
+        raise Stopped(stopped.signum, f"{done}; the same command with TRAIN.AUTO_RESUME True goes on") from None
+    finally:
+        records.close()
+    return state
+
+
+def train_epoch(
+    cfg: CfgNode, state: TrainingState, task: Task, records: Records, stop: StopRequest, save: Callable[[], None]
+) -> None:
+    """The rest of an epoch, from the step that ``state`` stands at."""
+    if state.step == state.steps_per_epoch:
+        return  # stopped between its last step and its validation
+    state.model.train()
+    accumulate = cfg.TRAIN.ACCUMULATE_STEPS
+    batches = iter(task.train_batches(state.epoch, start_batch=state.step * accumulate))
+    while state.step < state.steps_per_epoch:
+        asked = time.monotonic()
+        group = list(islice(batches, accumulate))
+        state.interval.wait(time.monotonic() - asked)
+        loss, norm = training_step(
+            state.network, task.loss, group, state.optimizer, state.precision, cfg.SOLVER.CLIP_GRAD_L2NORM
+        )
+        lr = state.optimizer.param_groups[0]["lr"]
+        state.scheduler.step()
+        if state.ema is not None:
+            state.ema.update(state.model, step=state.total_step + 1)
+        state.step += 1
+        where = f"epoch {state.epoch + 1}, step {state.step} ({'; '.join(map(task.describe, group))})"
+        state.interval.add(where, loss, norm, cfg.TRAIN.BATCH_SIZE * accumulate)
+        records.progress.step()
+        if state.total_step % cfg.LOG_PERIOD == 0:
+            records.training(state, lr, task.frames_per_sample)
+        inside = state.step < state.steps_per_epoch
+        if inside and cfg.TRAIN.CHECKPOINT_STEPS and state.total_step % cfg.TRAIN.CHECKPOINT_STEPS == 0:
+            save()
+        stop.check()
+
+
+def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, stop: StopRequest) -> None:
+    """Measure the model on the validation set and keep it as ``best.pt`` if none was better."""
+    state.interval.settle(state.precision)
+    values = task.validate(state.evaluated_model, stop)
+    value = values[task.selected_by]
+    if not math.isfinite(value):
+        raise Diverged(f"training diverged in epoch {state.epoch + 1}: the validation {task.selected_by} is {value:g}")
+    better = state.best is None or value < state.best
+    records.validation(state, values, better)
+    if better:
+        state.best = value
+        save_checkpoint(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt", model_payload(state, cfg))
+
+
+def resume(state: TrainingState, cfg: CfgNode, path: Path) -> int:
+    """Restore ``state`` from ``last.pt``; returns how many bytes of metrics.jsonl belong to it."""
+    checkpoint = read_checkpoint(path)
+    if "optimizer" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint that stvit's training wrote; choose another OUTPUT_DIR")
+    refuse_changed_run(checkpoint, cfg, str(path))
+    return restore(state, checkpoint)
+
+
+class Records:
+    """Where a run's figures go: the screen, metrics.jsonl and TensorBoard."""
+
+    def __init__(self, cfg: CfgNode, state: TrainingState, world: World, metrics_bytes: int) -> None:
+        folder = Path(cfg.OUTPUT_DIR)
+        self.epochs, self.log_period = cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD
+        self.metrics = MetricsFile(folder / "metrics.jsonl", keep=metrics_bytes)
+        self.board = Board(folder / "tensorboard" if cfg.TENSORBOARD.ENABLE else None, state.total_step + 1)
+        self.progress = Progress(self.epochs * state.steps_per_epoch, state.total_step, quiet=world.rank > 0)
+        if state.total_step:
+            self.progress.say(f"resumed after step {state.total_step} of {self.epochs * state.steps_per_epoch}")
+
+    def training(self, state: TrainingState, lr: float, frames_per_sample: int) -> None:
+        """Check, write and begin anew the interval of training steps."""
+        state.interval.settle(state.precision)
+        samples_per_s, data_wait = state.interval.speed()
+        loss, frames_per_s = state.interval.loss_sum / state.interval.steps, samples_per_s * frames_per_sample
+        record = {
+            "kind": "train",
+            "epoch": state.epoch + 1,
+            "step": state.total_step,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm_max": state.interval.norm_max,
+            "frames_per_s": frames_per_s,
+            "data_wait": data_wait,
+        }
+        self._write(record)
+        where = f"epoch {state.epoch + 1}/{self.epochs} step {state.step}/{state.steps_per_epoch}"
+        self.progress.report(where, loss, lr, frames_per_s, data_wait)
+        state.interval = Interval()
+
+    def validation(self, state: TrainingState, values: dict[str, float], better: bool) -> None:
+        """Write a validation."""
+        self._write({"kind": "validation", "epoch": state.epoch + 1, "step": state.total_step, **values})
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        best = " (best so far)" if better else ""
+        self.progress.say(f"epoch {state.epoch + 1}/{self.epochs} validation: {figures}{best}")
+
+    def _write(self, record: dict[str, str | int | float]) -> None:
+        self.metrics.write(record)
+        self.board.write(record)
+
+    def close(self) -> None:
+        """Close the files and the bar."""
+        self.metrics.close()
+        self.board.close()
+        self.progress.close()
