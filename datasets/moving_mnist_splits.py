@@ -84,7 +84,9 @@ def moving_mnist_splits(
         test, test_identity = _published_test_set(published, test_spec.frames, test_length)
     else:
         test_digits = load_digits(digits, "test", root, download, digit_size)
-        source = MovingMNIST(test_digits, test_spec, test_length or PUBLISHED_TEST_LENGTH, seed, TEST_STREAM)
+        source = MovingMNIST(
+            test_digits, test_spec, PUBLISHED_TEST_LENGTH if test_length is None else test_length, seed, TEST_STREAM
+        )
         test = _seeded_test_set(source, Path(cache) if cache is not None else root / _CACHE_FOLDER)
         test_identity = {**_generated_identity(source), "file": Path(test.name).name, "sha256": file_digest(test.name)}
         if reason:
