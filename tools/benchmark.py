@@ -20,6 +20,7 @@ import torch
 
 from stvit.datasets import MovingMNIST, MovingMNISTSpec, load_digits
 from stvit.datasets.moving_mnist import Draws, render
+from stvit.errors import UserError
 
 
 def main() -> None:
@@ -31,7 +32,12 @@ def main() -> None:
         subject.set_defaults(run=run)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.run(args)
+    try:
+        args.run(args)
+    except UserError as error:
+        parser.exit(2, f"benchmark.py: {error}\n")
+    except OSError as error:
+        parser.exit(1, f"benchmark.py: {error}\n")
 
 
 def median_seconds(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

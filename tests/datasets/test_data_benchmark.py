@@ -8,9 +8,20 @@ from pathlib import Path
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), "data", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
 def test_it_compares_bit_exact_generators_and_prints_the_ratio():
-    command = [sys.executable, str(TOOL), "data", "--batch", "8", "--rounds", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    result = run("--batch", "8", "--rounds", "2")
     assert result.returncode == 0, result.stderr
     assert "given the same draws: True" in result.stdout
     assert result.stdout.count("stvit is") == 2
+
+
+def test_missing_digits_are_one_line_and_status_2(tmp_path: Path):
+    result = run("--digits", "mnist", "--root", str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert str(tmp_path) in result.stderr
