@@ -1,0 +1,52 @@
+"""Checkpoints at an address: downloaded once, into torch.hub's folder, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import urllib.error
+import urllib.parse
+from pathlib import Path
+
+import torch
+
+from stvit.errors import UserError
+
+SCHEMES = ("http", "https", "file")
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is an address rather than a path."""
+    return source.partition("://")[0].lower() in SCHEMES and "://" in source
+
+
+def cached_file(url: str) -> Path:
+    """Where the file of an address is kept: in a folder of its own, since many files are called latest.pth."""
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    if not name:
+        raise UserError(f"{url} names no file: give the address of the checkpoint itself")
+    return Path(torch.hub.get_dir()) / "checkpoints" / "stvit" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
+
+
+def fetch(url: str) -> Path:
+    """The local copy of an address, downloaded if it is not there yet.
+
+    Raises:
+        UserError: there is no such file at the address.
+        OSError: the network or the disk failed.
+    """
+    path = cached_file(url)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:  # writes beside the target and renames when complete
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+    except urllib.error.HTTPError as error:
+        if 400 <= error.code < 500:
+            raise UserError(f"{url} cannot be downloaded ({error.code} {error.reason}): check the address") from error
+        raise OSError(f"{url} cannot be downloaded ({error.code} {error.reason}): try again later") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, FileNotFoundError):
+            raise UserError(f"there is no checkpoint {url}") from error
+        raise OSError(f"{url} cannot be downloaded ({error.reason}): check the connection") from error
+    return path

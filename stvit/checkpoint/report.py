@@ -1,0 +1,35 @@
+"""What became of every name when a checkpoint was loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+_SHOWN = 3  # names of each kind in the printed table
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """The outcome of :func:`stvit.load_checkpoint`; ``print(report)`` gives one short table.
+
+    ``loaded``, ``inflated``, ``interpolated`` and ``missing`` hold the model's names, the others the file's.
+    """
+
+    source: str  # the file, the address, or "the given state dict"
+    layout: str  # the layout found: "stvit" or that of another library
+    loaded: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()  # renamed or reshaped from another layout or from behind a prefix
+    dropped: tuple[str, ...] = ()  # stvit computes them itself, or they are no weights
+    inflated: tuple[str, ...] = ()  # from a 2D network into a 3D one
+    interpolated: tuple[str, ...] = ()  # tables of positions resized to the model's
+    missing: tuple[str, ...] = ()  # left as they were: a new head
+    unexpected: tuple[str, ...] = ()  # in the file without a place in the model
+
+    def __str__(self) -> str:
+        rows = [("checkpoint", self.source), ("layout", self.layout)]
+        for field in dataclasses.fields(self)[2:]:
+            names = getattr(self, field.name)
+            if names or field.name == "loaded":
+                examples = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+                rows.append((field.name, f"{len(names):5d}  {examples}".rstrip()))
+        return "\n".join(f"{title:<12}  {text}" for title, text in rows)
