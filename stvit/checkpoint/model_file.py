@@ -1,0 +1,96 @@
+"""stvit's own checkpoints: weights with everything that is needed to build their model again."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from os import PathLike
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from stvit.checkpoint.layouts import detect
+from stvit.checkpoint.load import load_into, unwrap_model
+from stvit.checkpoint.reader import read_checkpoint
+from stvit.checkpoint.unwrap import find_weights
+from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
+from stvit.registry import create_model
+
+FORMAT_VERSION = 1
+FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
+
+
+def pack_model(model: nn.Module, ema: Mapping[str, Tensor] | None = None) -> dict[str, object]:
+    """What a checkpoint says about a model; a training program adds its own state and saves it.
+
+    Args:
+        model: built by :func:`stvit.create_model`; also wrapped by DistributedDataParallel or torch.compile.
+        ema: the moving average of its weights, under the same names.
+
+    Returns:
+        ``format``, ``model`` (``name`` and ``args``), ``preprocessing``, ``state_dict``, ``ema`` and ``versions``, for
+        :func:`save_checkpoint`. The tensors are the model's own, not copies.
+    """
+    network = unwrap_model(model)
+    preprocessing = getattr(network, "preprocessing", None)
+    if not isinstance(preprocessing, Preprocessing):
+        raise UserError(f"a {type(network).__name__} cannot be rebuilt from a file: build models with create_model")
+    return {
+        "format": FORMAT,
+        "model": {"name": network.model_name, "args": network.model_args},
+        "preprocessing": preprocessing.to_dict(),
+        "state_dict": {key: tensor.detach() for key, tensor in network.state_dict().items()},
+        "ema": None if ema is None else {key: tensor.detach() for key, tensor in ema.items()},
+        "versions": {
+            "stvit": metadata.version("stvit"),
+            "torch": str(torch.__version__),
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def model_from_checkpoint(path: str | PathLike[str], *, ema: bool = True) -> nn.Module:
+    """Build the model that one of stvit's own checkpoints describes, in evaluation mode.
+
+    Args:
+        path: a file that :func:`save_checkpoint` wrote from :func:`pack_model`.
+        ema: take the moving average of the weights where the file carries one.
+
+    Raises:
+        UserError: another library's checkpoint, one of a newer stvit, or a model that this stvit does not know.
+    """
+    checkpoint = read_checkpoint(path)
+    _check_format(checkpoint, path)
+    match checkpoint:
+        case {"model": {"name": str(name), "args": dict(args)}, "preprocessing": dict(preprocessing)}:
+            pass
+        case _:
+            raise UserError(f"{path} does not say which model it is of: it was not written by stvit, or was changed")
+    try:
+        described = Preprocessing.from_dict({str(key): value for key, value in preprocessing.items()})
+        model = create_model(name, **{str(key): value for key, value in args.items()})
+    except UserError as error:
+        raise UserError(f"the model of {path} cannot be built here: {error}") from error
+    load_into(model, checkpoint, str(path), ema=ema and checkpoint.get("ema") is not None)
+    vars(model)["preprocessing"] = described
+    return model.eval()
+
+
+def _check_format(checkpoint: Mapping[str, object], path: str | PathLike[str]) -> None:
+    stated = checkpoint.get("format")
+    version = re.fullmatch(r"stvit-checkpoint-(\d+)", stated) if isinstance(stated, str) else None
+    if version is None:
+        weights, _ = find_weights(checkpoint, str(path))
+        layout = detect(weights)
+        kind = f" but has layout {layout.NAME}" if layout else ""
+        raise UserError(
+            f"{path} is not one of stvit's own checkpoints{kind}: "
+            "name its model, as in create_model(name, checkpoint=...)"
+        )
+    if int(version[1]) > FORMAT_VERSION:
+        raise UserError(f"{path} has format {stated}, this stvit reads up to {FORMAT}: install a newer stvit")
