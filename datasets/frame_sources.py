@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from stvit.errors import UserError
@@ -25,6 +26,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _ACCEPTED = "an .npy or .npz array, a folder of images, a .gif or a video file"
 _LAYOUTS = "(T, H, W), (T, H, W, C), (T, C, H, W), (N, T, H, W), (N, T, C, H, W) or (N, T, H, W, C), with C of 1 or 3"
 _CHANNELS = (1, 3)
+_SMALLEST = 5  # pixels a side; what is smaller is one picture's channels (RGBA has 4) taken for a width
+# What Pillow raises for broken files, as seen when files were cut at every length.
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB to grey
 
 
@@ -66,11 +70,10 @@ def read_frames(
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"{path} is one image and not a sequence; give {_ACCEPTED}")
     decoded = _gif_frames(path) if path.suffix.lower() == ".gif" else _video_frames(path)
-    frames = (
-        [*(itertools.islice(decoded, start, None if count is None else start + count))]
-        if start is not None
-        else [*deque(decoded, maxlen=count)]
-    )
+    if start is None:
+        frames = list(deque(decoded, maxlen=count))
+    else:
+        frames = list(itertools.islice(decoded, start, None if count is None else start + count))
     return _stack(frames, [f"frame {k}" for k in range(len(frames))], path)
 
 
@@ -88,7 +91,7 @@ def frames_from_array(
     * 4 axes: (T, H, W, C) if the last is 1 or 3, (T, C, H, W) if the second is, else (N, T, H, W).
     * 5 axes: (N, T, H, W, C) if the last is 1 or 3, (N, T, C, H, W) if the third is.
 
-    Both places at once, or neither where one is needed, is refused, and so is a height or width below 4 pixels.
+    Both places at once, or neither where one is needed, is refused, and so is a height or width below 5 pixels.
 
     Args:
         array: uint8 (0..255), bool, or float16, float32 or float64 in [0, 1].
@@ -117,16 +120,15 @@ def frames_from_array(
     if frames.dtype == bool:
         return np.ascontiguousarray(frames).astype(np.uint8) * np.uint8(255)
     if frames.dtype == np.uint8:
-        return np.ascontiguousarray(frames)
+        return np.array(frames, order="C")  # a copy: a mapped file is read-only, and an array is the caller's
     if not np.isfinite(frames).all():
         raise UserError(
             f"{where} holds {int((~np.isfinite(frames)).sum())} values that are not finite (NaN or infinite)"
         )
     if frames.size and not 0 <= frames.min() <= frames.max() <= 1:
-        raise UserError(
-            f"{where} holds floats from {frames.min():g} to {frames.max():g}, not within [0, 1]: scale them, or save uint8"
-        )
-    return np.ascontiguousarray(frames, dtype=np.float32)
+        low, high = frames.min(), frames.max()
+        raise UserError(f"{where} holds floats from {low:g} to {high:g}, not in [0, 1]: scale them, or save uint8")
+    return np.array(frames, dtype=np.float32, order="C")
 
 
 def to_model_frames(frames: Frames, preprocessing: Preprocessing) -> Tensor:
@@ -181,7 +183,7 @@ def _layout(shape: tuple[int, ...], where: str) -> tuple[bool, int | None]:
     else:
         raise refused
     sides = [n for axis, n in enumerate(shape) if axis != channel_axis][-2:]
-    if min(sides) < 4:  # (T, H, W) with a width of 1 or 3 is one picture (H, W, C), and RGBA looks like a width of 4
+    if min(sides) < _SMALLEST:
         raise refused
     return batched, channel_axis
 
@@ -203,9 +205,7 @@ def _load_array(path: Path) -> np.ndarray:
             if len(names) != 1 and "frames" not in names:
                 raise UserError(f"{path} holds {len(names)} arrays {names}; name the one to use 'frames'")
             return file["frames" if "frames" in names else names[0]]
-    except UserError:
-        raise
-    except PermissionError:
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds for broken files
         raise UserError(f"{path} cannot be read as an array: {error or type(error).__name__}") from error
@@ -227,7 +227,9 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
                     f"{file} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits first"
                 )
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UserError, PermissionError):
+        raise
+    except _PILLOW_ERRORS as error:
         raise _undecodable(file, "an image", error) from error
 
 
@@ -236,7 +238,9 @@ def _gif_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
         with Image.open(path) as image:
             for frame in ImageSequence.Iterator(image):
                 yield np.asarray(frame.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except PermissionError:
+        raise
+    except _PILLOW_ERRORS as error:
         raise _undecodable(path, "a GIF", error) from error
 
 
@@ -251,14 +255,13 @@ def _video_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
                 picture = frame.to_ndarray(format="rgb24")
                 # The angle is counter-clockwise, as np.rot90 turns.
                 yield np.rot90(picture, k=round(frame.rotation / 90))
-    except (av.FFmpegError, IndexError) as error:
+    except PermissionError:
+        raise
+    except av.FFmpegError as error:
         raise _undecodable(path, f"a video; give {_ACCEPTED}", error) from error
 
 
-def _undecodable(path: Path, what: str, error: Exception) -> Exception:
-    """A user's mistake for broken content; a refusal of the system stays what it is."""
-    if isinstance(error, (UserError, PermissionError)):
-        return error
+def _undecodable(path: Path, what: str, error: Exception) -> UserError:
     return UserError(f"{path} cannot be decoded as {what}: {error or type(error).__name__}")
 
 
