@@ -1,0 +1,122 @@
+"""Prediction from files, arrays and tensors, with a stand-in for the network."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stvit.engine.predict import predict
+from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
+
+
+class AddsATenth(nn.Module):
+    """Predicts the last frame, brighter by 0.1 in every further frame; takes 3 frames and predicts 2."""
+
+    model_name = "adds_a_tenth"
+
+    def __init__(self, task: str = "prediction") -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(0.1))
+        self.dropout = nn.Dropout(0.5)
+        self.preprocessing = Preprocessing(task, (8, 8), 1, (0.0,), (1.0,), "bilinear", 1.0, 3, 2)
+
+    def forward(self, frames: Tensor, out_frames: int | None = None) -> Tensor:
+        assert frames.shape[1:] == (3, 1, 8, 8)
+        steps = torch.arange(1, out_frames + 1)[:, None, None, None]
+        return self.dropout(frames[:, -1:] + self.step * steps)
+
+
+FRAMES = np.repeat(np.linspace(0, 0.7, 8, dtype=np.float32), 64).reshape(8, 1, 8, 8)  # frame t is 0.1 t everywhere
+
+
+def values(frames: np.ndarray) -> list[float]:
+    return frames[:, 0, 0, 0].tolist()
+
+
+def test_the_last_frames_are_the_input_and_there_is_no_truth():
+    result = predict(FRAMES, AddsATenth())
+    assert values(result.past) == pytest.approx([0.5, 0.6, 0.7])
+    assert values(result.predicted) == pytest.approx([0.8, 0.9])
+    assert result.truth is None
+    assert result.model_name == "adds_a_tenth"
+    assert result.past.dtype == result.predicted.dtype == np.float32
+
+
+def test_with_a_start_the_frames_after_the_input_are_the_truth():
+    result = predict(torch.from_numpy(FRAMES), AddsATenth(), start=1)
+    assert values(result.past) == pytest.approx([0.1, 0.2, 0.3])
+    assert values(result.predicted) == pytest.approx([0.4, 0.5])
+    assert values(result.truth) == pytest.approx([0.4, 0.5])
+
+
+def test_the_truth_ends_with_the_source():
+    result = predict(FRAMES, AddsATenth(), start=4, out_frames=3)
+    assert len(result.predicted) == 3
+    assert values(result.truth) == pytest.approx([0.7])
+    assert predict(FRAMES, AddsATenth(), start=5).truth is None
+
+
+def test_predictions_are_clipped_to_what_frames_can_be():
+    assert values(predict(FRAMES, AddsATenth(), out_frames=5).predicted)[2:] == pytest.approx([1, 1, 1])
+
+
+def test_a_file_gives_what_its_array_gives(tmp_path):
+    np.save(tmp_path / "x.npy", FRAMES)
+    assert np.array_equal(predict(tmp_path / "x.npy", AddsATenth()).predicted, predict(FRAMES, AddsATenth()).predicted)
+
+
+def test_one_sequence_of_several_is_predicted():
+    batch = np.stack([FRAMES, FRAMES[::-1]])
+    assert values(predict(batch, AddsATenth(), sequence=1).past) == pytest.approx([0.2, 0.1, 0.0])
+
+
+def test_every_module_stays_in_the_mode_it_was_in():
+    model = AddsATenth().train()
+    model.dropout.eval()
+    predict(FRAMES, model)
+    assert model.training
+    assert not model.dropout.training
+
+
+def test_the_caller_s_array_is_left_alone():
+    frames = FRAMES.copy()
+    predict(frames, AddsATenth()).past[:] = 0
+    assert np.array_equal(frames, FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start": 6}, "the array has 2 frames from frame 6 on; the model needs 3"),
+        ({"start": -1}, "counts from 0; -1 is before it"),
+        ({"out_frames": 0}, "out_frames must be at least 1, not 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        predict(FRAMES, AddsATenth(), **settings)
+
+
+def test_a_source_that_is_too_short_is_refused():
+    with pytest.raises(UserError, match="the array has 2 frames; the model needs 3"):
+        predict(FRAMES[:2], AddsATenth())
+
+
+def test_models_that_do_not_predict_frames_are_refused():
+    with pytest.raises(UserError, match="'prediction'; this one's is 'classification'"):
+        predict(FRAMES, AddsATenth("classification"))
+    with pytest.raises(UserError, match="Linear has no preprocessing"):
+        predict(FRAMES, nn.Linear(1, 1))
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    model = AddsATenth()
+    model.step.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite for the array"):
+        predict(FRAMES, model)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"there is no checkpoint file nowhere\.pt"):
+        predict(FRAMES, "nowhere.pt")
