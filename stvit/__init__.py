@@ -2,6 +2,8 @@
 
 import stvit.models2d
 import stvit.models3d  # noqa: F401  (registers the models)
+from stvit.checkpoint import LoadReport, load_checkpoint
+from stvit.engine.predict import Prediction, predict
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 from stvit.registry import create_model, list_models
@@ -9,8 +11,12 @@ from stvit.registry import create_model, list_models
 __version__ = "0.1.0"
 
 __all__ = [
+    "LoadReport",
+    "Prediction",
     "Preprocessing",
     "UserError",
     "create_model",
     "list_models",
+    "load_checkpoint",
+    "predict",
 ]

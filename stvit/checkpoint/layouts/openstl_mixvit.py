@@ -43,6 +43,7 @@ PARTS = (
     ("cpe.1.proj.", "cpe2.conv."),
     ("relative_position_bias_table", "table"),
 )
+DROPPED = ("dwt_l2.w_l", "dwt_l2.w_h")  # computed, not loaded
 GRID_ROLES = (1, 2, 0)  # our q, k, v are their k, v, q
 WAVELET = "haar"  # the only one that was published
 
@@ -60,7 +61,7 @@ def to_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     converted = {}
     for key, value in state_dict.items():
-        if key in ("dwt_l2.w_l", "dwt_l2.w_h"):
+        if key in DROPPED:
             _check_filter(key, value)
             continue
         new = rename(rename(key, STEMS), PARTS)
@@ -78,7 +79,7 @@ def to_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict in their names and layouts: the exact inverse of :func:`to_stvit`, filters included."""
     low, high = (torch.tensor(f[::-1]).unsqueeze(0) for f in analysis_filters(WAVELET))
-    converted = {"dwt_l2.w_l": low, "dwt_l2.w_h": high}
+    converted = dict(zip(DROPPED, (low, high), strict=True))
     for key, value in state_dict.items():
         if branch := re.search(r"\.(window|grid)\.attn\.qkv\.", key):
             heads = state_dict[re.sub(r"qkv\.\w+$", "rel_pos.table", key)].shape[0]
