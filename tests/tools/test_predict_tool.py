@@ -1,0 +1,114 @@
+"""The command line that predicts from a file, on a checkpoint of a small network."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import stvit
+from stvit.checkpoint import pack_model, save_checkpoint
+from stvit.cli import run
+from stvit.engine.predict import predict
+
+TOOL = Path(__file__).parents[2] / "tools" / "predict.py"
+ROWS = {"prediction.npy", "prediction.gif", "strip.png"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of an untrained predictor of 32x32 frames, and a GIF of a square that moves."""
+    folder = tmp_path_factory.mktemp("predict")
+    torch.manual_seed(0)
+    model = stvit.create_model(
+        "mixvit_predictor",
+        in_frames=3,
+        out_frames=2,
+        image_size=(32, 32),
+        hidden_spatial=8,
+        hidden_translator=32,
+        encoder_depth=2,
+        translator_depth=1,
+        window=(4, 4),
+        dim_head=8,
+        channel_heads=4,
+    )
+    save_checkpoint(folder / "small.pt", pack_model(model))
+    frames = np.zeros((6, 32, 32), np.uint8)
+    for t in range(6):
+        frames[t, 8:16, 4 + 3 * t : 12 + 3 * t] = 255
+    pages = [Image.fromarray(frame) for frame in frames]
+    pages[0].save(folder / "square.gif", save_all=True, append_images=pages[1:])
+    return folder
+
+
+@pytest.fixture
+def tool(folder, monkeypatch, capsys):
+    """Runs the tool in this process, in the folder: words -> (status, stdout, stderr)."""
+    spec = importlib.util.spec_from_file_location("predict_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(folder)
+
+    def run_tool(*words: object) -> tuple[int, str, str]:
+        status = run(module.main, [str(word) for word in words])
+        return status, *capsys.readouterr()
+
+    return run_tool
+
+
+def test_array_animation_and_strip_are_written_and_named(folder, tool):
+    status, out, err = tool("--checkpoint", "small.pt", "--input", "square.gif", "--start", 0, "--output", "out/new")
+    assert (status, err) == (0, "")
+    assert out.split() == [f"out/new/{name}" for name in ("prediction.npy", "prediction.gif", "strip.png")]
+    written = folder / "out" / "new"
+    assert {file.name for file in written.iterdir()} == ROWS
+    predicted = np.load(written / "prediction.npy")
+    expected = predict(folder / "square.gif", folder / "small.pt", start=0).predicted
+    assert predicted.dtype == np.float32
+    assert predicted.shape == (2, 1, 32, 32)
+    assert np.allclose(predicted, expected, atol=1e-4)
+    with Image.open(written / "prediction.gif") as gif, Image.open(written / "strip.png") as strip:
+        assert gif.n_frames == 5
+        assert strip.width > 3 * 112
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("--input", "gone.gif", "--output", "kept"), 2, "gone.gif does not exist"),
+        (("--input", "square.gif", "--start", 5, "--output", "kept"), 2, "1 frames from frame 5 on; the model needs 3"),
+        (("--input", "square.gif", "--start", "x", "--output", "kept"), 2, "invalid int value: 'x'"),
+        (("--input", "square.gif", "--output", "square.gif"), 2, "square.gif is a file; give a folder"),
+        (("--input", "square.gif", "--checkpoint", "square.gif", "--output", "kept"), 2, "square.gif"),
+        (("--input", "square.gif", "--output", "/proc/no/folder"), 1, "/proc/no"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_earlier_results(folder, tool, words, status, message):
+    (folder / "kept").mkdir(exist_ok=True)
+    for name in ROWS:
+        (folder / "kept" / name).write_bytes(b"earlier")
+    got, _, err = tool("--checkpoint", "small.pt", *words)
+    assert got == status
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert all((folder / "kept" / name).read_bytes() == b"earlier" for name in ROWS)
+    assert {file.name for file in (folder / "kept").iterdir()} == ROWS
+
+
+def test_help_shows_an_example(tool, capsys):
+    with pytest.raises(SystemExit) as left:
+        tool("--help")
+    assert left.value.code == 0
+    assert "Example:\n    python tools/predict.py --checkpoint" in capsys.readouterr().out
+
+
+def test_the_process_leaves_with_the_status_and_no_traceback(folder):
+    words = ["--checkpoint", "gone.pt", "--input", "square.gif", "--output", "out"]
+    done = subprocess.run([sys.executable, TOOL, *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no checkpoint file gone.pt\n")

@@ -1,0 +1,80 @@
+"""Predict the frames that follow those of an array, image folder, GIF or video.
+
+The input is the last frames of the source, as many as the model takes. With --start it begins at that frame (from 0),
+and the frames after it are shown beside the prediction as the truth.
+
+Example:
+    python tools/predict.py --checkpoint runs/demo/best.pt --input digits.gif --start 0 --output runs/predicted
+
+Writes prediction.npy (frames x channels x height x width, float32 in [0, 1]), prediction.gif and strip.png; nothing is
+written, and earlier files stay, unless all three are done.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stvit.cli import ArgumentParser, run
+from stvit.engine.predict import Prediction, predict
+from stvit.errors import UserError
+from stvit.visual.files import replace_files
+from stvit.visual.strips import Example, animation, draw_strip, encode_png
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options, predict, write."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint that stvit's training wrote")
+    parser.add_argument("--input", required=True, help=".npy or .npz array, folder of images, .gif or video file")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results; made if missing")
+    parser.add_argument(
+        "--out-frames", type=int, help="how many frames to predict (default: what the model was made for)"
+    )
+    parser.add_argument("--start", type=int, help="first input frame, from 0 (default: use the last frames)")
+    parser.add_argument("--sequence", type=int, help="which sequence of an array that holds several, from 0")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
+    options = parser.parse_args(argv)
+    if options.output.exists() and not options.output.is_dir():
+        raise UserError(f"--output {options.output} is a file; give a folder")
+    result = predict(
+        options.input,
+        options.checkpoint,
+        out_frames=options.out_frames,
+        start=options.start,
+        sequence=options.sequence,
+        device=options.device,
+    )
+    files = rendered(result, title(result, Path(options.input).name, options.start))
+    replace_files({options.output / name: content for name, content in files.items()})
+    for name in files:
+        print(options.output / name)
+
+
+def title(result: Prediction, source: str, start: int | None) -> str:
+    """What was predicted from what, and how far it is from the truth where that is known."""
+    text = f"{result.model_name} from {source}, {'its last frames' if start is None else f'frame {start} on'}"
+    if result.truth is None:
+        return text
+    error = (result.predicted[: len(result.truth)].astype(np.float64) - result.truth) ** 2
+    return f"{text}, MSE {error.sum() / len(error):.1f}"
+
+
+def rendered(result: Prediction, text: str) -> dict[str, bytes]:
+    """The contents of the files, by name."""
+    buffer = io.BytesIO()
+    np.save(buffer, result.predicted)
+    example = Example(text, result.past, result.predicted, result.truth)
+    return {
+        "prediction.npy": buffer.getvalue(),
+        "prediction.gif": animation(example),
+        "strip.png": encode_png(draw_strip([example])),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
