@@ -82,6 +82,8 @@ def predict(
 
 
 def _model(model_or_checkpoint: nn.Module | str | PathLike[str], device: str | torch.device | None) -> nn.Module:
+    if device is not None:
+        _check_device(device)
     if isinstance(model_or_checkpoint, nn.Module):
         return model_or_checkpoint if device is None else model_or_checkpoint.to(device)
     from stvit.checkpoint import model_from_checkpoint  # reading files is not needed for a model in memory
@@ -90,6 +92,13 @@ def _model(model_or_checkpoint: nn.Module | str | PathLike[str], device: str | t
         raise UserError(f"there is no checkpoint file {model_or_checkpoint}")
     model = model_from_checkpoint(model_or_checkpoint)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown word; a backend that torch was built without
+        raise UserError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _described(model: nn.Module) -> Preprocessing:

@@ -117,6 +117,11 @@ def test_predictions_that_are_not_finite_are_refused():
         predict(FRAMES, model)
 
 
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="device 'abacus' cannot be used here"):
+        predict(FRAMES, AddsATenth(), device="abacus")
+
+
 def test_a_checkpoint_that_is_not_there_is_refused():
     with pytest.raises(UserError, match=r"there is no checkpoint file nowhere\.pt"):
         predict(FRAMES, "nowhere.pt")
