@@ -21,6 +21,7 @@ import torch
 from stvit.datasets import MovingMNIST, MovingMNISTSpec, load_digits
 from stvit.datasets.moving_mnist import Draws, render
 from stvit.errors import UserError
+from stvit.metrics.frames import FrameMetrics, ssim
 
 
 def main() -> None:
@@ -150,11 +151,50 @@ def replay(draws: list[PublishedDraw]) -> Draws[np.ndarray]:
     return Draws(np.full(len(x), x.shape[1]), image.astype(np.int64), np.stack([x, y], 2), heading)
 
 
+# --- metrics: structural similarity ---------------------------------------------------------------------------------
+
+
+def add_metrics_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 10 frames")
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, default=(64, 64), metavar=("H", "W"))
+    parser.add_argument("--rounds", type=int, default=25)
+
+
+def benchmark_metrics(args: argparse.Namespace) -> None:
+    """SSIM of a batch, and all metrics together, beside scikit-image's SSIM frame by frame."""
+    from skimage.metrics import structural_similarity  # heavy, and only the reference
+
+    r = torch.Generator().manual_seed(0)
+    truth = torch.rand((args.batch, 10, args.channels, *args.size), generator=r)
+    pred = (truth + 0.2 * torch.randn(truth.shape, generator=r)).clamp(0, 1)
+    pairs = list(zip(pred.flatten(0, 1).numpy(), truth.flatten(0, 1).numpy(), strict=True))
+
+    def reference() -> float:
+        return float(np.mean([structural_similarity(p, t, data_range=1.0, channel_axis=0) for p, t in pairs]))
+
+    seconds = median_seconds(
+        {
+            "scikit-image SSIM, frame by frame": reference,
+            "stvit SSIM": lambda: ssim(pred, truth, data_range=1.0),
+            "stvit, all metrics": lambda: FrameMetrics().update(pred, truth),
+        },
+        args.rounds,
+    )
+    print(f"{len(pairs)} frames of {args.channels}x{args.size[0]}x{args.size[1]}, 1 thread")
+    print(f"difference of the two SSIM: {abs(ssim(pred, truth, data_range=1.0) - reference()):.1e}")
+    theirs, *ours = seconds.items()
+    print(f"{theirs[0]:34s} {1000 * theirs[1]:8.1f} ms")
+    for name, value in ours:
+        print(f"{name:34s} {1000 * value:8.1f} ms   {theirs[1] / value:.1f} times as fast")
+
+
 # --- the subjects: name -> what runs it, and what adds its options -------------------------------------------------
 
 Subject = tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None]]
 SUBJECTS: dict[str, Subject] = {
     "data": (benchmark_data, add_data_arguments),
+    "metrics": (benchmark_metrics, add_metrics_arguments),
 }
 
 if __name__ == "__main__":
