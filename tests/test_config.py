@@ -171,6 +171,8 @@ def test_numbers_outside_their_range_are_refused(keys, value):
         (("MOVING_MNIST.TEST_NUM_DIGITS", "[0]"), "MOVING_MNIST.TEST_NUM_DIGITS"),
         (("MOVING_MNIST.DIGIT_SIZE", "65"), "MOVING_MNIST.DIGIT_SIZE"),
         (("MOVING_MNIST.STEP", "0"), "MOVING_MNIST.STEP"),
+        (("MOVING_MNIST.IMAGE_SIZE", "6", "MOVING_MNIST.DIGIT_SIZE", "3"), "MOVING_MNIST.IMAGE_SIZE"),
+        (("MOVING_MNIST.FRAMES_IN", "1"), "MOVING_MNIST.FRAMES_IN"),
         (("TRAIN.ACCUMULATE_STEPS", "626"), "MOVING_MNIST.TRAIN_SEQUENCES"),
         (("NUM_GPUS", "2"), "NUM_GPUS"),
         (("TRAIN.ENABLE", "False", "TEST.ENABLE", "False"), "TRAIN.ENABLE"),
@@ -185,6 +187,6 @@ def test_combinations_that_cannot_work_are_refused(pairs, key):
 
 def test_every_numeric_setting_has_a_range():
     checked = {*AT_LEAST_ONE, *NOT_NEGATIVE, *ABOVE_ZERO}
-    by_hand = {"SOLVER.ONECYCLE_PCT_START", "SOLVER.EMA_DECAY", "MOVING_MNIST.STEP"}
+    by_hand = {"SOLVER.ONECYCLE_PCT_START", "SOLVER.EMA_DECAY", "MOVING_MNIST.STEP", "MOVING_MNIST.IMAGE_SIZE"}
     numeric = {key for key, value in leaves(default_config()).items() if type(value) in (int, float)}
     assert numeric == checked | by_hand

@@ -20,7 +20,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 AT_LEAST_ONE = (
     "LOG_PERIOD",
-    "MOVING_MNIST.IMAGE_SIZE",
     "MOVING_MNIST.DIGIT_SIZE",
     "MOVING_MNIST.FRAMES_IN",
     "MOVING_MNIST.FRAMES_OUT",
@@ -46,6 +45,9 @@ NOT_NEGATIVE = (
     "SOLVER.COSINE_END_LR",
     "SOLVER.CLIP_GRAD_L2NORM",
 )
+
+# Side of the windows of the structural similarity (stvit.metrics.windows, which needs torch).
+SSIM_WINDOW = 7
 
 ABOVE_ZERO = ("SOLVER.BASE_LR", "SOLVER.ONECYCLE_DIV", "SOLVER.ONECYCLE_FINAL_DIV")
 
@@ -119,6 +121,8 @@ def _check_moving_mnist(cfg: CfgNode, refuse: Refuse) -> None:
         refuse("MOVING_MNIST.TEST_NUM_DIGITS", "each number of digits must be at least 1")
     if not 0 < data.STEP <= 1:
         refuse("MOVING_MNIST.STEP", "it is a fraction of the room a digit has, above 0 and up to 1")
+    if data.IMAGE_SIZE < SSIM_WINDOW:
+        refuse("MOVING_MNIST.IMAGE_SIZE", f"SSIM, which is measured on it, needs at least {SSIM_WINDOW} pixels")
     if data.DIGIT_SIZE > data.IMAGE_SIZE:
         refuse("MOVING_MNIST.DIGIT_SIZE", f"the canvas is MOVING_MNIST.IMAGE_SIZE {data.IMAGE_SIZE}")
     step_samples = cfg.TRAIN.BATCH_SIZE * cfg.TRAIN.ACCUMULATE_STEPS
@@ -130,6 +134,8 @@ def _check_moving_mnist(cfg: CfgNode, refuse: Refuse) -> None:
 
 
 def _check_test(cfg: CfgNode, refuse: Refuse) -> None:
+    if cfg.TEST.ENABLE and cfg.TEST.BASELINES and cfg.MOVING_MNIST.FRAMES_IN < 2:
+        refuse("MOVING_MNIST.FRAMES_IN", "TEST.BASELINES extrapolate motion from two frames; set it to False")
     if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:
         refuse("TRAIN.ENABLE", "TEST.ENABLE is False too: there is nothing to do")
     if cfg.TRAIN.ENABLE and cfg.TEST.CHECKPOINT_FILE_PATH:

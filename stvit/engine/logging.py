@@ -27,8 +27,11 @@ class MetricsFile:
 
     def write(self, record: Mapping[str, str | Number]) -> None:
         """Append a line; it is on the way to the disk when this returns."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {self._file.name}: {error.strerror}") from error
 
     @property
     def size(self) -> int:

@@ -46,6 +46,15 @@ class StopRequest:
         self.signum = signum
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """For a loader's ``worker_init_fn``: a signal to the whole process group must not end workers that are needed.
+
+    Ctrl-C and schedulers send such signals. A worker whose parent is gone ends by itself all the same.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Inside, SIGTERM and SIGINT set the request instead of ending the process (main thread only)."""

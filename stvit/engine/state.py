@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -56,6 +57,13 @@ class TrainingState:
     step: int = 0  # optimiser steps done inside the next one
     best: float | None = None  # the validation metric of checkpoints/best.pt
     interval: Interval = field(default_factory=Interval)
+    seconds_before: float = 0.0  # of training in the processes that this one resumes
+    _begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training in all processes of the run."""
+        return self.seconds_before + time.monotonic() - self._begun
 
     @property
     def total_step(self) -> int:
@@ -102,6 +110,7 @@ def training_payload(state: TrainingState, cfg: CfgNode, metrics_bytes: int) -> 
         "scaler": state.precision.scaler.state_dict(),
         "rng": rng_state(),
         "interval": state.interval.state(),
+        "seconds": state.seconds,
         "metrics_bytes": metrics_bytes,
     }
 
@@ -115,6 +124,7 @@ def restore(state: TrainingState, checkpoint: Mapping[str, object]) -> int:
     state.scheduler.load_state_dict(checkpoint["scheduler"])  # type: ignore[arg-type]
     state.precision.scaler.load_state_dict(checkpoint["scaler"])  # type: ignore[arg-type]
     state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]  # type: ignore[assignment]
+    state.seconds_before = checkpoint["seconds"]  # type: ignore[assignment]
     state.interval = Interval(**checkpoint["interval"])  # type: ignore[arg-type]
     set_rng_state(checkpoint["rng"])  # type: ignore[arg-type]
     return checkpoint["metrics_bytes"]  # type: ignore[return-value]

@@ -58,7 +58,7 @@ class Interval:
     steps: int = 0
     norm_max: float = 0.0
     _pending: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
-    _begun: float = field(default_factory=time.monotonic)
+    _begun: float = field(default_factory=lambda: time.monotonic())
     _waited: float = 0.0
     _timed: int = 0  # samples
 

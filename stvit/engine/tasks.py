@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from stvit.datasets import (
     DeviceMovingMNIST,
@@ -20,7 +21,7 @@ from stvit.datasets import (
     sequence_loader,
 )
 from stvit.engine.distributed import World
-from stvit.engine.signals import StopRequest
+from stvit.engine.signals import StopRequest, leave_signals_to_parent
 from stvit.errors import UserError
 
 Batch = TypeVar("Batch")
@@ -80,7 +81,8 @@ class MovingMNISTPrediction:
         self.world, self.device = world, world.device
         self.frames_in, self.frames_out = data.FRAMES_IN, data.FRAMES_OUT
         self.frames_per_sample = data.FRAMES_IN + data.FRAMES_OUT
-        self._image_size = data.IMAGE_SIZE
+        self._image_size, self._digits = data.IMAGE_SIZE, data.DIGITS
+        self._test_digits = data.TEST_NUM_DIGITS or data.NUM_DIGITS
         self._eval_batch = cfg.TEST.BATCH_SIZE
         self._workers = cfg.DATA_LOADER.NUM_WORKERS
         self._pin_memory = cfg.DATA_LOADER.PIN_MEMORY and self.device.type == "cuda"
@@ -95,12 +97,25 @@ class MovingMNISTPrediction:
         if cfg.MOVING_MNIST.ON_DEVICE:
             self._maker = DeviceMovingMNIST(train.digits, train.spec, train.seed, self.device)
         else:
-            self._loader = sequence_loader(train, self._sampler, self._workers, self._pin_memory)
+            self._loader = self._load(train, self._sampler)
+
+    def _load(self, split: MovingMNIST | FrameSequences, batches: EpochBatchSampler | int) -> DataLoader[SequenceBatch]:
+        loader = sequence_loader(split, batches, self._workers, self._pin_memory)
+        loader.worker_init_fn = leave_signals_to_parent
+        return loader
 
     def model_settings(self) -> dict[str, object]:
         """What the data says about the model's row."""
         size = [self._image_size, self._image_size]
         return {"in_frames": self.frames_in, "out_frames": self.frames_out, "channels": 1, "image_size": size}
+
+    def describe_test_set(self) -> str:
+        """In one line: how many sequences of what."""
+        digits = " or ".join(map(str, self._test_digits))
+        return (
+            f"{len(self.splits.test)} sequences of {digits} {self._digits} digit{'s' * (digits != '1')} on "
+            f"{self._image_size}x{self._image_size} pixels, {self.frames_in} -> {self.frames_out} frames"
+        )
 
     def check_model(self, model: nn.Module) -> None:
         """Raise :class:`UserError` unless the model takes as many frames as the sequences have."""
@@ -150,4 +165,4 @@ class MovingMNISTPrediction:
 
     def eval_batches(self, split: MovingMNIST | FrameSequences) -> Iterable[SequenceBatch]:
         """All sequences of a fixed set, in order."""
-        return sequence_loader(split, self._eval_batch, self._workers, self._pin_memory)
+        return self._load(split, self._eval_batch)

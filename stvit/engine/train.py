@@ -8,10 +8,12 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from stvit.checkpoint import read_checkpoint, save_checkpoint
+from stvit.config import config_to_dict
 from stvit.engine.distributed import World
 from stvit.engine.logging import Board, MetricsFile, Progress
 from stvit.engine.signals import Stopped, StopRequest
@@ -24,8 +26,8 @@ from stvit.errors import UserError
 def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRequest) -> TrainingState:
     """Train ``model`` (on its device) to ``SOLVER.MAX_EPOCH``, from the last checkpoint of OUTPUT_DIR if there is one.
 
-    Writes ``checkpoints/last.pt``, ``checkpoints/best.pt`` (lowest validation metric), ``metrics.jsonl`` and, if
-    asked for, ``tensorboard/`` in OUTPUT_DIR.
+    Writes ``checkpoints/last.pt``, ``checkpoints/best.pt`` (lowest validation metric), ``metrics.jsonl``,
+    ``config.yaml`` and, if asked for, ``tensorboard/`` in OUTPUT_DIR.
 
     Raises:
         Stopped: a signal came; ``last.pt`` holds the step it came in.
@@ -38,6 +40,7 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
     folder = Path(cfg.OUTPUT_DIR)
     last = folder / "checkpoints" / "last.pt"
     metrics_bytes = resume(state, cfg, last) if last.exists() else 0
+    (folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(cfg), sort_keys=False))
     records = Records(cfg, state, world, metrics_bytes)
 
     def save() -> None:
@@ -72,7 +75,7 @@ def train_epoch(
         return  # stopped between its last step and its validation
     state.model.train()
     accumulate = cfg.TRAIN.ACCUMULATE_STEPS
-    batches = iter(task.train_batches(state.epoch, start_batch=state.step * accumulate))
+    batches = stop.between(task.train_batches(state.epoch, start_batch=state.step * accumulate))
     while state.step < state.steps_per_epoch:
         asked = time.monotonic()
         group = list(islice(batches, accumulate))
@@ -107,7 +110,8 @@ def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, s
     records.validation(state, values, better)
     if better:
         state.best = value
-        save_checkpoint(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt", model_payload(state, cfg))
+        complete = {"epoch": state.epoch + 1, "step": 0}  # nothing of the epoch is missing in this file
+        save_checkpoint(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt", {**model_payload(state, cfg), **complete})
 
 
 def resume(state: TrainingState, cfg: CfgNode, path: Path) -> int:

@@ -11,9 +11,10 @@ import runpy
 import sys
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401  (forking saves the seconds of these imports)
 import torch
 
-import stvit.engine.run  # noqa: F401  (the seconds that forking saves)
+import stvit.engine.run  # noqa: F401
 
 TOOL = Path(__file__).parents[2] / "tools" / "main.py"
 

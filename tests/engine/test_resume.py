@@ -20,7 +20,7 @@ import yaml
 
 from stvit.checkpoint import read_checkpoint
 
-STEPS, EPOCHS = 10, 3
+STEPS, EPOCHS = 8, 2  # optimiser steps an epoch; last.pt is written after steps 4, 8, 12 and 16
 SETTINGS = {
     "MODEL": {
         "NAME": "mixvit_predictor",
@@ -123,30 +123,29 @@ def figures(output: Path) -> list[dict[str, object]]:
 def assert_same_run(output: Path, reference: Path) -> None:
     for name in ("last.pt", "best.pt"):
         ours, theirs = read_checkpoint(output / "checkpoints" / name), read_checkpoint(reference / "checkpoints" / name)
-        for entry in theirs.keys() - {"config", "metrics_bytes"}:  # the folder's name; digits of frames/s
+        for entry in theirs.keys() - {"config", "metrics_bytes", "seconds"}:  # the folder's name; the clock
             assert equal_bits(ours[entry], theirs[entry]), f"{name} differs in {entry}"
     assert figures(output) == figures(reference)
     assert {p.name for p in (output / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
 
 
 STEP = "stvit.engine.train:training_step"
-VALIDATION_BATCH = "stvit.engine.tasks:sequence_loader"  # called once for training, then at each validation
-FSYNC, RENAME = "os:fsync", "os:replace"
+LOADER = "stvit.engine.tasks:sequence_loader"  # called once for training, then at each validation
 
 
 @pytest.mark.parametrize(
     ("blow", "status"),
     [
         (Blow(STEP, 1, signal.SIGTERM), 143),
-        (Blow(STEP, 17, signal.SIGINT), 130),
+        (Blow(STEP, 11, signal.SIGINT), 130),
         (Blow(STEP, STEPS, signal.SIGTERM), 143),  # the last step of an epoch: its validation is still to come
-        (Blow(VALIDATION_BATCH, 3, signal.SIGTERM), 143),
+        (Blow(LOADER, 2, signal.SIGTERM), 143),  # in the validation
         (Blow(STEP, 2, signal.SIGKILL), -9),  # before the first checkpoint
-        (Blow(STEP, 20, signal.SIGKILL), -9),
-        (Blow(FSYNC, 8, signal.SIGKILL), -9),
-        (Blow(FSYNC, 9, signal.SIGKILL), -9),
-        (Blow(FSYNC, 10, signal.SIGKILL), -9),
-        (Blow(RENAME, 5, signal.SIGKILL), -9),  # the new checkpoint is whole, but not yet in its place
+        (Blow(STEP, 14, signal.SIGKILL), -9),
+        (Blow("torch:save", 2, signal.SIGKILL), -9),  # best.pt: its temporary file is there, and empty
+        (Blow("torch:save", 3, signal.SIGKILL), -9),  # last.pt, when best.pt is newer
+        (Blow("os:fsync", 10, signal.SIGKILL), -9),  # last.pt is written, but perhaps not on the disk
+        (Blow("os:replace", 4, signal.SIGKILL), -9),  # ... and there, but not in its place
     ],
     ids=lambda v: f"{v.function.rpartition(':')[2]}-{v.call}-{v.signum.name}" if isinstance(v, Blow) else "",
 )
@@ -166,7 +165,7 @@ def test_a_run_that_is_killed_again_and_again_still_ends_with_the_same_bits(star
     while (outcome := start(output, blow=Blow(STEP, 7, signal.SIGKILL if kills % 2 else signal.SIGTERM))).status:
         assert outcome.status in (143, -9), outcome.output
         kills += 1
-    assert kills >= 3
+    assert kills == 2
     assert_same_run(output, uninterrupted)
 
 
@@ -175,51 +174,3 @@ def test_a_stopped_run_says_in_one_line_how_far_it_is_and_how_to_go_on(start, tm
     assert f"stopped after step 7 of {STEPS * EPOCHS}" in outcome.output.splitlines()[-1]
     assert "TRAIN.AUTO_RESUME True" in outcome.output.splitlines()[-1]
     assert "resumed after step 7" in start(tmp_path / "run", blow=Blow(STEP, 1, signal.SIGKILL)).output
-
-
-def test_a_finished_run_is_left_as_it_is(start, uninterrupted):
-    before = {p.name: p.read_bytes() for p in (uninterrupted / "checkpoints").iterdir()}
-    outcome = start(uninterrupted)
-    assert outcome.status == 0
-    assert {p.name: p.read_bytes() for p in (uninterrupted / "checkpoints").iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("SOLVER.BASE_LR", "0.01"),
-        ("SOLVER.MAX_EPOCH", "4"),
-        ("MODEL.ARGS.drop_path", "0.1"),
-        ("MOVING_MNIST.NUM_DIGITS", "[2]"),
-        ("TRAIN.BATCH_SIZE", "1"),
-        ("RNG_SEED", "1"),
-    ],
-)
-def test_a_setting_that_would_change_the_run_is_refused_by_name(start, uninterrupted, key, value):
-    before = (uninterrupted / "metrics.jsonl").read_bytes()
-    outcome = start(uninterrupted, key, value)
-    assert outcome.status == 2
-    assert outcome.output.count("\n") == 1
-    assert ("MODEL.ARGS" if key.startswith("MODEL") else key) in outcome.output
-    assert "another OUTPUT_DIR" in outcome.output
-    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
-
-
-def test_settings_that_change_no_weight_may_differ(start, uninterrupted):
-    outcome = start(uninterrupted, "LOG_PERIOD", "5", "TRAIN.CHECKPOINT_STEPS", "0", "TEST.BATCH_SIZE", "3")
-    assert outcome.status == 0, outcome.output
-
-
-def test_a_folder_that_holds_a_run_is_not_overwritten(start, uninterrupted):
-    outcome = start(uninterrupted, "TRAIN.AUTO_RESUME", "False")
-    assert outcome.status == 2
-    assert "holds a run already" in outcome.output
-
-
-def test_a_damaged_checkpoint_is_named(start, uninterrupted, tmp_path):
-    checkpoints = tmp_path / "run" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "last.pt").write_bytes((uninterrupted / "checkpoints" / "last.pt").read_bytes()[:-1000])
-    outcome = start(tmp_path / "run")
-    assert outcome.status == 2
-    assert str(checkpoints / "last.pt") in outcome.output

@@ -1,0 +1,157 @@
+"""Optimisers, schedules, number formats and the running mean of the weights."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from stvit.config import load_config
+from stvit.engine.optim import (
+    build_ema,
+    build_optimizer,
+    build_precision,
+    build_scheduler,
+    clip_gradients,
+    cosine_lr,
+)
+from stvit.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def settings(*overrides: str):
+    return load_config(None, overrides)
+
+
+def run_schedule(cfg, steps_per_epoch):
+    """Learning rate and beta1 at every step of a run."""
+    optimizer = build_optimizer(nn.Linear(2, 2), cfg)
+    scheduler = build_scheduler(optimizer, cfg, steps_per_epoch)
+    values = []
+    for _ in range(cfg.SOLVER.MAX_EPOCH * steps_per_epoch):
+        group = optimizer.param_groups[0]
+        values.append((group["lr"], *group["betas"]))
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_onecycle_has_the_published_shape():
+    values = run_schedule(settings("SOLVER.MAX_EPOCH", "4"), 625)
+    rates = [lr for lr, _, _ in values]
+    assert rates[0] == pytest.approx(4e-5)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) == 0.3 * 2500 - 1
+    assert rates[-1] == pytest.approx(4e-9)
+
+
+def test_onecycle_swings_beta1_against_the_learning_rate():
+    values = run_schedule(settings("SOLVER.MAX_EPOCH", "4"), 625)
+    first = [beta for _, beta, _ in values]
+    assert (first[0], min(first), first[-1]) == pytest.approx((0.95, 0.85, 0.95))
+    assert first.index(min(first)) == 0.3 * 2500 - 1
+    assert {second for _, _, second in values} == {0.999}
+
+
+def test_onecycle_keys_shape_it():
+    cfg = settings(
+        "SOLVER.MAX_EPOCH", "1", "SOLVER.BASE_LR", "2", "SOLVER.ONECYCLE_PCT_START", "0.5",
+        "SOLVER.ONECYCLE_DIV", "4", "SOLVER.ONECYCLE_FINAL_DIV", "10",
+    )  # fmt: skip
+    rates = [lr for lr, _, _ in run_schedule(cfg, 100)]
+    assert (rates[0], rates[49], rates[-1]) == pytest.approx((0.5, 2.0, 0.05))
+
+
+def test_onecycle_whose_rise_is_one_step_is_refused():
+    cfg = settings("SOLVER.MAX_EPOCH", "1", "SOLVER.ONECYCLE_PCT_START", "0.25")
+    with pytest.raises(UserError, match="ONECYCLE_PCT_START"):
+        run_schedule(cfg, 4)
+
+
+def test_cosine_warms_up_per_step_and_ends_where_it_should():
+    cfg = settings(
+        "SOLVER.LR_POLICY", "cosine", "SOLVER.MAX_EPOCH", "2", "SOLVER.BASE_LR", "1", "SOLVER.WARMUP_EPOCHS", "0.5",
+        "SOLVER.WARMUP_START_LR", "0.2", "SOLVER.COSINE_END_LR", "0.1", "SOLVER.BETAS", "[0.8, 0.9]",
+    )  # fmt: skip
+    values = run_schedule(cfg, 8)
+    rates = [lr for lr, _, _ in values]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[10] == pytest.approx(0.55)  # half way down
+    assert all(a > b for a, b in pairwise(rates[4:]))
+    assert {(first, second) for _, first, second in values} == {(0.8, 0.9)}
+
+
+def test_cosine_reaches_its_end_at_the_end_of_the_run():
+    assert cosine_lr(100, 100, 10, 0.0, 1.0, 0.25) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_the_optimiser_is_the_one_that_was_asked_for(name, kind):
+    assert type(build_optimizer(nn.Linear(2, 2), settings("SOLVER.OPTIMIZING_METHOD", name))) is kind
+
+
+def test_weights_decay_and_biases_norms_and_named_tables_do_not():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm, self.table = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Parameter(torch.zeros(3, 3))
+
+        def no_weight_decay(self) -> set[str]:
+            return {"table"}
+
+    net = Net()
+    optimizer = build_optimizer(net, settings("SOLVER.WEIGHT_DECAY", "0.5"))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in net.named_parameters()} == {
+        "table": 0.0, "linear.weight": 0.5, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0,
+    }  # fmt: skip
+
+
+def net_with_gradients():
+    net = nn.Linear(3, 1, bias=False)
+    net.weight.grad = torch.tensor([[3.0, 0.0, 4.0]])
+    return net
+
+
+def test_clipping_scales_to_the_limit_and_tells_the_norm_before():
+    net = net_with_gradients()
+    assert clip_gradients(net, 1.0) == 5
+    torch.testing.assert_close(net.weight.grad, torch.tensor([[0.6, 0.0, 0.8]]))
+
+
+@pytest.mark.parametrize("limit", [0.0, 6.0])
+def test_gradients_within_the_limit_stay(limit):
+    net = net_with_gradients()
+    assert clip_gradients(net, limit) == 5
+    torch.testing.assert_close(net.weight.grad, torch.tensor([[3.0, 0.0, 4.0]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "scales"),
+    [
+        ("auto", torch.float32, False),
+        ("fp32", torch.float32, False),
+        ("bf16", torch.bfloat16, False),
+        ("fp16", torch.float16, True),
+    ],
+)
+def test_the_forward_pass_computes_in_the_chosen_format(name, dtype, scales):
+    precision = build_precision(name, CPU)
+    with precision.autocast():
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == dtype
+    assert precision.scaler.is_enabled() is scales
+
+
+def test_the_running_mean_starts_at_the_weights_and_then_lags_behind_them():
+    net = nn.Linear(1, 1, bias=False)
+    ema = build_ema(net, 0.9)
+    for step, value in enumerate((1.0, 1.0, 2.0, 2.0), start=1):
+        nn.init.constant_(net.weight, value)
+        ema.update(net, step=step)
+        if step == 1:
+            assert ema.module.weight.item() == 1.0
+    assert 1.0 < ema.module.weight.item() < 2.0
+    assert build_ema(net, 0.0) is None

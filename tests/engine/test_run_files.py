@@ -1,0 +1,421 @@
+"""Whole runs in miniature: what they leave in OUTPUT_DIR, and what becomes of mistakes and failures."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import stvit.engine.tasks
+from stvit.checkpoint import model_from_checkpoint, read_checkpoint
+from stvit.config import load_config
+from stvit.engine import run as run_module
+from stvit.engine.distributed import World
+from stvit.engine.signals import StopRequest
+from stvit.engine.steps import Diverged
+from stvit.engine.tasks import MovingMNISTPrediction
+from stvit.errors import UserError
+
+STEPS, EPOCHS = 8, 2
+SETTINGS = {
+    "MODEL": {
+        "NAME": "mixvit_predictor",
+        "ARGS": {
+            "hidden_spatial": 4,
+            "hidden_translator": 16,
+            "encoder_depth": 2,
+            "translator_depth": 1,
+            "window": [2, 2],
+            "dim_head": 4,
+            "channel_heads": 4,
+        },
+    },
+    "MOVING_MNIST": {
+        "DIGITS": "sklearn",
+        "NUM_DIGITS": [1],
+        "IMAGE_SIZE": 12,
+        "DIGIT_SIZE": 8,
+        "FRAMES_IN": 2,
+        "FRAMES_OUT": 2,
+        "TRAIN_SEQUENCES": 2 * STEPS,
+        "VAL_SEQUENCES": 5,
+        "TEST_SEQUENCES": 5,
+    },
+    "TRAIN": {"BATCH_SIZE": 2},
+    "SOLVER": {"MAX_EPOCH": EPOCHS, "BASE_LR": 1e-3},
+    "TEST": {"BATCH_SIZE": 3},
+    "DATA_LOADER": {"NUM_WORKERS": 0},
+    "NUM_GPUS": 0,
+    "LOG_PERIOD": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Makes the checked settings of a miniature run."""
+    folder = tmp_path_factory.mktemp("runs")
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**SETTINGS, "DATA": {"CACHE_DIR": str(folder / "cache")}}))
+    return lambda output, *pairs: load_config(str(path), ["OUTPUT_DIR", str(output), *pairs])
+
+
+@pytest.fixture(scope="module")
+def run(settings):
+    """Makes a miniature run; its global side effects on torch are undone."""
+
+    def start(output, *pairs):
+        try:
+            run_module.run(settings(output, *pairs))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        return output
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    return run(tmp_path_factory.mktemp("finished") / "run")
+
+
+def weights(output, name="last.pt"):
+    return read_checkpoint(output / "checkpoints" / name)["state_dict"]
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def lines(output, kind):
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == kind]
+
+
+def results(output):
+    return json.loads((output / "results.json").read_text())
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_leaves_checkpoints_figures_and_pictures(finished):
+    assert {str(p) for p in snapshot(finished)} == {
+        "config.yaml", "metrics.jsonl", "results.json", "strips.png", "prediction.gif", "curves.png",
+        "checkpoints/last.pt", "checkpoints/best.pt",
+    }  # fmt: skip
+    assert [r["step"] for r in lines(finished, "train")] == [4, 8, 12, 16]
+    assert [(r["epoch"], r["step"]) for r in lines(finished, "validation")] == [(1, 8), (2, 16)]
+
+
+def test_the_written_settings_are_those_of_the_run(finished, settings):
+    assert load_config(str(finished / "config.yaml")) == settings(finished)
+
+
+def test_the_training_loss_is_the_mean_squared_error(settings, tmp_path):
+    task = MovingMNISTPrediction(settings(tmp_path), World(torch.device("cpu")))
+    batch = next(iter(task.train_batches(0, start_batch=0)))
+    black = lambda past, out: torch.zeros_like(past)  # noqa: E731
+    expected = (batch.frames[:, 2:].double() / 255).square().mean()
+    assert task.loss(black, batch).item() == pytest.approx(expected.item())
+
+
+def test_checkpoints_are_read_without_running_code_and_give_the_model_back(finished):
+    for name in ("last.pt", "best.pt"):
+        torch.load(finished / "checkpoints" / name, weights_only=True)
+        model = model_from_checkpoint(finished / "checkpoints" / name)
+        assert model(torch.zeros(1, 2, 1, 12, 12)).shape == (1, 2, 1, 12, 12)
+
+
+def test_the_best_checkpoint_has_the_lowest_validation_error(finished, settings):
+    best = read_checkpoint(finished / "checkpoints" / "best.pt")
+    assert best["best"] == min(r["mse"] for r in lines(finished, "validation"))
+    task = MovingMNISTPrediction(settings(finished), World(torch.device("cpu")))
+    measured = task.validate(model_from_checkpoint(finished / "checkpoints" / "best.pt"), StopRequest())
+    assert measured["mse"] == pytest.approx(best["best"], rel=1e-6)
+
+
+def test_a_worse_epoch_does_not_replace_the_best(run, tmp_path, monkeypatch):
+    values = iter([3.0, 5.0])
+    monkeypatch.setattr(MovingMNISTPrediction, "validate", lambda *_: {"mse": next(values)})
+    output = run(tmp_path / "run", "TEST.ENABLE", "False")
+    assert read_checkpoint(output / "checkpoints" / "best.pt")["epoch"] == 1
+    assert read_checkpoint(output / "checkpoints" / "last.pt")["best"] == 3.0
+
+
+def test_the_results_say_what_was_measured_on_what_and_by_which_code(finished):
+    found = results(finished)
+    model = found["methods"]["mixvit_predictor"]
+    assert model["mean"].keys() | {"peak_brightness"} == found["protocol"].keys()
+    assert all(len(curve) == 2 for curve in model["per_frame"].values())
+    assert model["mean"]["mse"] == pytest.approx(sum(model["per_frame"]["mse"]) / 2)
+    assert found["methods"].keys() >= {"black", "last_frame", "mean_frame", "linear_extrapolation"}
+    assert found["data"]["test"]["sha256"]
+    assert found["sequences"] == 5
+    assert found["config"]["MOVING_MNIST"]["IMAGE_SIZE"] == 12
+    assert found["checkpoint"]["source"] == str(finished / "checkpoints" / "best.pt")
+    assert found["model"]["parameters"] == sum(p.numel() for p in model_from_checkpoint(
+        finished / "checkpoints" / "best.pt").parameters())  # fmt: skip
+    assert found["versions"].keys() >= {"python", "stvit", "torch"}
+    assert found["training_seconds"] > 0
+    assert found["notes"] == []
+
+
+def test_evaluation_alone_gives_the_numbers_of_the_run_and_touches_no_checkpoint(run, finished, tmp_path):
+    before = snapshot(finished)
+    checkpoint = str(finished / "checkpoints" / "best.pt")
+    output = run(tmp_path / "eval", "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint)
+    assert results(output)["methods"] == results(finished)["methods"]
+    assert not (output / "metrics.jsonl").exists()
+    assert snapshot(finished) == before
+
+
+def test_evaluation_without_a_file_takes_the_best_of_the_folder(run, finished, tmp_path):
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        run(tmp_path / "run", "TRAIN.ENABLE", "False")
+    output = shutil.copytree(finished, tmp_path / "copy")
+    run(output, "TRAIN.ENABLE", "False", "TEST.BASELINES", "False")
+    assert results(output)["methods"].keys() == {"mixvit_predictor"}
+    assert results(output)["methods"]["mixvit_predictor"] == results(finished)["methods"]["mixvit_predictor"]
+
+
+def test_a_bare_state_dict_can_be_evaluated_and_trained_on(run, finished, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(weights(finished, "best.pt"), path)
+    output = run(tmp_path / "eval", "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(path))
+    assert results(output)["methods"]["mixvit_predictor"] == results(finished)["methods"]["mixvit_predictor"]
+    tuned = ("TRAIN.CHECKPOINT_FILE_PATH", str(path), "SOLVER.MAX_EPOCH", "1", "SOLVER.BASE_LR", "1e-12")
+    output = run(tmp_path / "tuned", *tuned, "TEST.ENABLE", "False")
+    for name, value in weights(output).items():
+        if name.endswith("weight"):
+            torch.testing.assert_close(value, weights(finished, "best.pt")[name])
+
+
+def test_the_running_mean_is_what_is_validated_and_evaluated(run, tmp_path, settings):
+    output = run(tmp_path / "run", "SOLVER.EMA_DECAY", "0.9")
+    best = output / "checkpoints" / "best.pt"
+    task = MovingMNISTPrediction(settings(output), World(torch.device("cpu")))
+    measured = task.validate(model_from_checkpoint(best, ema=True), StopRequest())
+    assert measured["mse"] == pytest.approx(read_checkpoint(best)["best"], rel=1e-6)
+    assert results(output)["checkpoint"]["weights"] == "running mean"
+
+
+def test_validation_on_the_test_set_is_confessed(run, tmp_path):
+    output = run(tmp_path / "run", "MOVING_MNIST.VALIDATE_ON_TEST", "True")
+    found = results(output)
+    assert "chosen on the test set" in found["notes"][0]
+    assert found["data"]["validation_is_test"] is True
+    best = min(r["mse"] for r in lines(output, "validation"))
+    assert found["methods"]["mixvit_predictor"]["mean"]["mse"] == pytest.approx(best, rel=1e-6)
+
+
+def test_evaluation_may_show_other_numbers_of_digits(run, finished, tmp_path):
+    checkpoint = str(finished / "checkpoints" / "best.pt")
+    output = run(
+        tmp_path / "eval", "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint,
+        "MOVING_MNIST.TEST_NUM_DIGITS", "[3]",
+    )  # fmt: skip
+    assert results(output)["data"]["test"]["n_digits"] == [3]
+
+
+def test_sequences_made_on_the_device_or_by_workers_train_the_same_weights(run, finished, tmp_path):
+    for name, pairs in (
+        ("device", ("MOVING_MNIST.ON_DEVICE", "True")),
+        ("workers", ("DATA_LOADER.NUM_WORKERS", "1")),
+    ):
+        output = run(tmp_path / name, *pairs, "TEST.ENABLE", "False")
+        assert same_weights(weights(output), weights(finished)), name
+
+
+def test_the_seed_decides_the_weights(run, finished, tmp_path):
+    other = run(tmp_path / "other", "RNG_SEED", "1", "TEST.ENABLE", "False")
+    assert not same_weights(weights(other), weights(finished))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ("TRAIN.PRECISION", "bf16"),
+        ("TRAIN.PRECISION", "fp16"),
+        ("TRAIN.CHANNELS_LAST", "True"),
+        ("TRAIN.COMPILE", "True"),
+        ("DETERMINISTIC", "True"),
+        ("SOLVER.CLIP_GRAD_L2NORM", "0.1"),
+        ("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.LR_POLICY", "cosine", "SOLVER.WARMUP_EPOCHS", "1"),
+    ],
+    ids=lambda pairs: pairs[0] + "-" + pairs[1],
+)
+def test_every_way_of_training_learns_about_the_same(run, finished, tmp_path, pairs, monkeypatch):
+    compile_network = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_network(model, backend="eager"))
+    output = run(tmp_path / "run", *pairs, "TEST.ENABLE", "False")
+    reference = lines(finished, "train")
+    for record, expected in zip(lines(output, "train"), reference, strict=True):
+        assert record["loss"] == pytest.approx(expected["loss"], rel=0.2)
+    assert weights(output).keys() == weights(finished).keys()
+
+
+def test_tensorboard_shows_the_same_figures(run, tmp_path):
+    output = run(tmp_path / "run", "TENSORBOARD.ENABLE", "True", "TEST.ENABLE", "False")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [4, 8, 12, 16]
+    assert events.Scalars("validation/mse")[-1].value == pytest.approx(lines(output, "validation")[-1]["mse"])
+
+
+def test_validation_and_checkpoints_keep_their_periods_and_always_end_the_run(run, tmp_path, monkeypatch):
+    saved = []
+    original = stvit.engine.train.save_checkpoint
+    monkeypatch.setattr(
+        stvit.engine.train, "save_checkpoint", lambda path, what: (saved.append(path.name), original(path, what))
+    )
+    output = run(
+        tmp_path / "run", "SOLVER.MAX_EPOCH", "3", "TRAIN.EVAL_PERIOD", "2", "TRAIN.CHECKPOINT_PERIOD", "2",
+        "TEST.ENABLE", "False",
+    )  # fmt: skip
+    assert [r["epoch"] for r in lines(output, "validation")] == [2, 3]
+    assert saved.count("last.pt") == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_data_and_norm(run, tmp_path, monkeypatch):
+    original, calls = MovingMNISTPrediction.loss, iter(range(1, 1000))
+    monkeypatch.setattr(
+        MovingMNISTPrediction, "loss", lambda *a: original(*a) * (math.nan if next(calls) == 7 else 1.0)
+    )
+    output = tmp_path / "run"
+    with pytest.raises(Diverged) as caught:
+        run(output, "TRAIN.CHECKPOINT_STEPS", "2")
+    message = str(caught.value)
+    assert "epoch 1, step 7 (sequences 12, 13 of epoch 1): loss nan, gradient norm nan" in message
+    assert "\n" not in message
+    kept = read_checkpoint(output / "checkpoints" / "last.pt")
+    assert kept["step"] == 6
+    assert all(v.isfinite().all() for v in kept["state_dict"].values())
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(MovingMNISTPrediction, "validate", lambda *_: {"mse": math.inf})
+    with pytest.raises(Diverged, match="validation mse is inf"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(run, tmp_path, monkeypatch):
+    output, original, calls = tmp_path / "run", os.fsync, iter(range(1, 1000))
+
+    def full(descriptor):
+        if next(calls) == 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(output, "TRAIN.CHECKPOINT_STEPS", "2")
+    assert read_checkpoint(output / "checkpoints" / "last.pt")["step"] in (2, 4)
+    assert [p.name for p in (output / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "MovingMNISTPrediction", lambda *_: pytest.fail("work began"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"OUTPUT_DIR .*file/run cannot be written"):
+        run(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "named"),
+    [
+        (("MODEL.NAME", "mixvit_predictr"), "'mixvit_predictor'"),
+        (("MODEL.ARGS.hiden_spatial", "8"), "'hidden_spatial'"),
+        (("MODEL.ARGS.in_frames", "3"), "MOVING_MNIST.FRAMES_IN is 2"),
+        (("TRAIN.CHECKPOINT_FILE_PATH", "nowhere.pt"), "nowhere.pt"),
+        (("MOVING_MNIST.DIGITS", "mnist", "DATA.PATH_TO_DATA_DIR", "/nowhere"), "/nowhere"),
+        (("MOVING_MNIST.IMAGE_SIZE", "14"), "14"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_line_and_leaves_no_checkpoint(run, tmp_path, pairs, named):
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "run", *pairs)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="NUM_GPUS 0"):
+        run(tmp_path / "run", "NUM_GPUS", "1")
+
+
+def test_a_finished_run_is_evaluated_again_and_otherwise_left_as_it_is(run, finished, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "copy")
+    before = snapshot(output)
+    after = snapshot(run(output))
+    assert {path for path in before if before[path] != after[path]} <= {
+        Path("config.yaml"), Path("results.json"), Path("checkpoints/last.pt")
+    }  # fmt: skip
+    assert before[Path("checkpoints/last.pt")] == after[Path("checkpoints/last.pt")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.BASE_LR", "0.01"),
+        ("SOLVER.MAX_EPOCH", "4"),
+        ("MODEL.ARGS.drop_path", "0.2"),
+        ("MOVING_MNIST.NUM_DIGITS", "[2]"),
+        ("TRAIN.BATCH_SIZE", "1"),
+        ("RNG_SEED", "1"),
+    ],
+)
+def test_a_setting_that_would_change_a_resumed_run_is_refused_by_name(run, finished, key, value):
+    before = snapshot(finished)
+    with pytest.raises(UserError) as caught:
+        run(finished, key, value)
+    message = str(caught.value)
+    assert ("MODEL.ARGS" if key.startswith("MODEL.ARGS") else key) in message
+    assert "another OUTPUT_DIR" in message
+    assert "\n" not in message
+    assert snapshot(finished) == before
+
+
+def test_settings_that_change_no_weight_may_differ_when_resuming(run, finished, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "copy")
+    run(output, "LOG_PERIOD", "5", "TRAIN.CHECKPOINT_STEPS", "3", "TEST.BATCH_SIZE", "2", "TEST.ENABLE", "False")
+    assert same_weights(weights(output), weights(finished))
+
+
+def test_test_settings_count_when_the_test_set_chooses_the_best(run, tmp_path):
+    on_test = ("MOVING_MNIST.VALIDATE_ON_TEST", "True", "TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "1")
+    output = run(tmp_path / "run", *on_test)
+    with pytest.raises(UserError, match=r"MOVING_MNIST\.TEST_SEQUENCES"):
+        run(output, *on_test, "MOVING_MNIST.TEST_SEQUENCES", "4")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(run, finished):
+    before = snapshot(finished)
+    with pytest.raises(UserError, match="holds a run already"):
+        run(finished, "TRAIN.AUTO_RESUME", "False")
+    assert snapshot(finished) == before
+
+
+def test_a_checkpoint_that_cannot_be_resumed_is_named(run, finished, tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    last, whole = checkpoints / "last.pt", finished / "checkpoints" / "last.pt"
+    last.write_bytes(whole.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=f"{last} is damaged"):
+        run(tmp_path / "run")
+    shutil.copy(finished / "checkpoints" / "best.pt", last)
+    with pytest.raises(UserError, match=f"{last} is not a checkpoint that stvit's training wrote"):
+        run(tmp_path / "run")
