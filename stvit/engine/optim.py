@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from stvit.errors import UserError
+from stvit.model import Model
 
 # Range of Adam's beta1 in a one-cycle run: high while the learning rate is low (torch's defaults).
 ONECYCLE_BETA1 = (0.85, 0.95)
@@ -21,7 +22,7 @@ ONECYCLE_BETA1 = (0.85, 0.95)
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     """Adam or AdamW; biases, norms and the names of ``model.no_weight_decay()`` do not decay."""
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    spared = model.no_weight_decay() if isinstance(model, Model) else ()
     groups = param_groups_weight_decay(model, cfg.SOLVER.WEIGHT_DECAY, no_weight_decay_list=spared)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[cfg.SOLVER.OPTIMIZING_METHOD]
     first, second = cfg.SOLVER.BETAS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
@@ -117,17 +118,18 @@ def training_payload(state: TrainingState, cfg: CfgNode, metrics_bytes: int) -> 
 
 def restore(state: TrainingState, checkpoint: Mapping[str, object]) -> int:
     """Make ``state`` what it was when :func:`training_payload` wrote it; returns ``metrics_bytes``."""
-    state.model.load_state_dict(checkpoint["state_dict"])  # type: ignore[arg-type]
+    saved = cast("Mapping[str, Any]", checkpoint)  # what training_payload wrote
+    state.model.load_state_dict(saved["state_dict"])
     if state.ema is not None:
-        state.ema.module.load_state_dict(checkpoint["ema"])  # type: ignore[arg-type]
-    state.optimizer.load_state_dict(checkpoint["optimizer"])  # type: ignore[arg-type]
-    state.scheduler.load_state_dict(checkpoint["scheduler"])  # type: ignore[arg-type]
-    state.precision.scaler.load_state_dict(checkpoint["scaler"])  # type: ignore[arg-type]
-    state.epoch, state.step, state.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]  # type: ignore[assignment]
-    state.seconds_before = checkpoint["seconds"]  # type: ignore[assignment]
-    state.interval = Interval(**checkpoint["interval"])  # type: ignore[arg-type]
-    set_rng_state(checkpoint["rng"])  # type: ignore[arg-type]
-    return checkpoint["metrics_bytes"]  # type: ignore[return-value]
+        state.ema.module.load_state_dict(saved["ema"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.scheduler.load_state_dict(saved["scheduler"])
+    state.precision.scaler.load_state_dict(saved["scaler"])
+    state.epoch, state.step, state.best = saved["epoch"], saved["step"], saved["best"]
+    state.interval = Interval(**saved["interval"])
+    state.seconds_before = saved["seconds"]
+    set_rng_state(saved["rng"])
+    return saved["metrics_bytes"]
 
 
 def refuse_changed_run(checkpoint: Mapping[str, object], cfg: CfgNode, path: str) -> None:

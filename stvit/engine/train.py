@@ -123,6 +123,9 @@ def resume(state: TrainingState, cfg: CfgNode, path: Path) -> int:
     return restore(state, checkpoint)
 
 
+Record = dict[str, str | int | float]  # a line of metrics.jsonl
+
+
 class Records:
     """Where a run's figures go: the screen, metrics.jsonl and TensorBoard."""
 
@@ -140,7 +143,7 @@ class Records:
         state.interval.settle(state.precision)
         samples_per_s, data_wait = state.interval.speed()
         loss, frames_per_s = state.interval.loss_sum / state.interval.steps, samples_per_s * frames_per_sample
-        record = {
+        record: Record = {
             "kind": "train",
             "epoch": state.epoch + 1,
             "step": state.total_step,
@@ -162,7 +165,7 @@ class Records:
         best = " (best so far)" if better else ""
         self.progress.say(f"epoch {state.epoch + 1}/{self.epochs} validation: {figures}{best}")
 
-    def _write(self, record: dict[str, str | int | float]) -> None:
+    def _write(self, record: Record) -> None:
         self.metrics.write(record)
         self.board.write(record)
 

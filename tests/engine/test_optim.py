@@ -18,6 +18,7 @@ from stvit.engine.optim import (
     cosine_lr,
 )
 from stvit.errors import UserError
+from stvit.model import Model
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ def test_the_optimiser_is_the_one_that_was_asked_for(name, kind):
 
 
 def test_weights_decay_and_biases_norms_and_named_tables_do_not():
-    class Net(nn.Module):
+    class Net(Model):
         def __init__(self) -> None:
             super().__init__()
             self.linear, self.norm, self.table = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Parameter(torch.zeros(3, 3))
