@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stvit.cli import ArgumentParser, run
 from stvit.engine.predict import Prediction, predict
 from stvit.errors import UserError
+from stvit.registry import create_model
 from stvit.visual.files import replace_files
 from stvit.visual.strips import Example, animation, draw_strip, encode_png
 
@@ -29,7 +31,8 @@ from stvit.visual.strips import Example, animation, draw_strip, encode_png
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, predict, write."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint that stvit's training wrote")
+    parser.add_argument("--checkpoint", required=True, help="weights, in any layout that stvit.load_checkpoint reads")
+    parser.add_argument("--model", help="the network's name, for a checkpoint that does not carry it (published ones)")
     parser.add_argument("--input", required=True, help=".npy or .npz array, folder of images, .gif or video file")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results; made if missing")
     parser.add_argument(
@@ -43,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--output {options.output} is a file; give a folder")
     result = predict(
         options.input,
-        options.checkpoint,
+        create_model(options.model, checkpoint=options.checkpoint) if options.model else options.checkpoint,
         out_frames=options.out_frames,
         start=options.start,
         sequence=options.sequence,
-        device=options.device,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     files = rendered(result, title(result, Path(options.input).name, options.start))
     replace_files({options.output / name: content for name, content in files.items()})

@@ -90,7 +90,7 @@ def _check_format(checkpoint: Mapping[str, object], path: str | PathLike[str]) -
         kind = f" but has layout {layout.NAME}" if layout else ""
         raise UserError(
             f"{path} is not one of stvit's own checkpoints{kind}: "
-            "name its model, as in create_model(name, checkpoint=...)"
+            "name its model, as in create_model(name, checkpoint=...) or --model NAME"
         )
     if int(version[1]) > FORMAT_VERSION:
         raise UserError(f"{path} has format {stated}, this stvit reads up to {FORMAT}: install a newer stvit")

@@ -12,6 +12,7 @@ from PIL import Image
 
 import stvit
 from stvit.checkpoint import pack_model, save_checkpoint
+from stvit.checkpoint.layouts import openstl_mixvit
 from stvit.cli import run
 from stvit.engine.predict import predict
 
@@ -75,6 +76,19 @@ def test_array_animation_and_strip_are_written_and_named(folder, tool):
     with Image.open(written / "prediction.gif") as gif, Image.open(written / "strip.png") as strip:
         assert gif.n_frames == 5
         assert strip.width > 3 * 112
+
+
+def test_a_bare_state_dict_is_used_when_its_model_is_named(folder, tool):
+    """The published files do not say which network they are of."""
+    weights = openstl_mixvit.from_stvit(stvit.create_model("mixvit_predictor_mini").state_dict())
+    torch.save(weights, folder / "published.pth")
+    np.save(folder / "clip.npy", np.zeros((10, 48, 48), np.uint8))
+    words = ("--checkpoint", "published.pth", "--input", "clip.npy", "--output", "out/published")
+    status, _, err = tool(*words)
+    assert status == 2
+    assert "name its model" in err
+    assert tool(*words, "--model", "mixvit_predictor_mini")[0] == 0
+    assert np.load(folder / "out/published/prediction.npy").shape == (10, 1, 48, 48)
 
 
 @pytest.mark.parametrize(
