@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from stvit.checkpoint import model_from_checkpoint, read_checkpoint
 from stvit.config import load_config
 from stvit.engine import run as run_module
 from stvit.engine.distributed import World
-from stvit.engine.signals import StopRequest
+from stvit.engine.signals import Stopped, StopRequest
 from stvit.engine.steps import Diverged
 from stvit.engine.tasks import MovingMNISTPrediction
 from stvit.errors import UserError
@@ -419,3 +420,17 @@ def test_a_checkpoint_that_cannot_be_resumed_is_named(run, finished, tmp_path):
     shutil.copy(finished / "checkpoints" / "best.pt", last)
     with pytest.raises(UserError, match=f"{last} is not a checkpoint that stvit's training wrote"):
         run(tmp_path / "run")
+
+
+def test_a_signal_during_the_evaluation_stops_it_and_leaves_earlier_results(run, finished, monkeypatch):
+    before, original = snapshot(finished), MovingMNISTPrediction.eval_batches
+
+    def signalled(task, split):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(task, split)
+
+    monkeypatch.setattr(MovingMNISTPrediction, "eval_batches", signalled)
+    with pytest.raises(Stopped, match="stopped in the evaluation") as caught:
+        run(finished, "TRAIN.ENABLE", "False")
+    assert caught.value.status == 143
+    assert snapshot(finished) == before
