@@ -141,7 +141,7 @@ LOADER = "stvit.engine.tasks:sequence_loader"  # called once for training, then 
         (Blow(STEP, STEPS, signal.SIGTERM), 143),  # the last step of an epoch: its validation is still to come
         (Blow(LOADER, 2, signal.SIGTERM), 143),  # in the validation
         (Blow(STEP, 2, signal.SIGKILL), -9),  # before the first checkpoint
-        (Blow(STEP, 14, signal.SIGKILL), -9),
+        (Blow(STEP, 16, signal.SIGKILL), -9),  # metrics.jsonl has step 15, last.pt stands at 12
         (Blow("torch:save", 2, signal.SIGKILL), -9),  # best.pt: its temporary file is there, and empty
         (Blow("torch:save", 3, signal.SIGKILL), -9),  # last.pt, when best.pt is newer
         (Blow("os:fsync", 10, signal.SIGKILL), -9),  # last.pt is written, but perhaps not on the disk
