@@ -37,3 +37,9 @@ def test_there_and_back_is_exact(published: dict[str, torch.Tensor]) -> None:
 def test_filters_of_another_wavelet_are_refused(published: dict[str, torch.Tensor]) -> None:
     with pytest.raises(UserError, match=r"dwt_l2.w_l holds \[.*\], not the haar filter"):
         openstl_mixvit.to_stvit({**published, "dwt_l2.w_l": torch.ones(1, 2)})
+
+
+def test_a_table_of_a_window_that_is_not_square_is_refused(published: dict[str, torch.Tensor]) -> None:
+    key = "hid.enc.0.block.attn_grid.attn.rel_pos.relative_position_bias_table"
+    with pytest.raises(UserError, match="105 rows is not that of a square window"):
+        openstl_mixvit.to_stvit({**published, key: torch.zeros(7 * 15, 20)})

@@ -94,8 +94,10 @@ def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _window(table: Tensor) -> tuple[int, int]:
-    """The published windows are square."""
+    """The table alone does not tell the sides of a window; this layout knows square ones only."""
     side = math.isqrt(table.shape[0])
+    if side * side != table.shape[0] or side % 2 == 0:
+        raise UserError(f"a position table of {table.shape[0]} rows is not that of a square window")
     return (side + 1) // 2, (side + 1) // 2
 
 
