@@ -10,35 +10,32 @@ import argparse
 import os
 import random
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy starts its threads
 
 import numpy as np
 import torch
 
+from stvit.cli import ArgumentParser, run
 from stvit.datasets import MovingMNIST, MovingMNISTSpec, load_digits
 from stvit.datasets.moving_mnist import Draws, render
-from stvit.errors import UserError
 from stvit.metrics.frames import FrameMetrics, ssim
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    subjects = parser.add_subparsers(dest="subject", required=True)
-    for name, (run, add_arguments) in SUBJECTS.items():
-        subject = subjects.add_parser(name, help=run.__doc__, description=run.__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options and run one subject."""
+    parser = ArgumentParser(__doc__)
+    subjects = parser.add_subparsers(dest="subject", required=True, parser_class=argparse.ArgumentParser)
+    for name, (measure, add_arguments) in SUBJECTS.items():
+        subject = subjects.add_parser(name, help=measure.__doc__, description=measure.__doc__)
         add_arguments(subject)
-        subject.set_defaults(run=run)
-    args = parser.parse_args()
+        subject.set_defaults(measure=measure)
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    try:
-        args.run(args)
-    except UserError as error:
-        parser.exit(2, f"benchmark.py: {error}\n")
-    except OSError as error:
-        parser.exit(1, f"benchmark.py: {error}\n")
+    args.measure(args)
 
 
 def median_seconds(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -198,4 +195,4 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))
