@@ -41,10 +41,12 @@ types: $(STAMP)
 	@echo "== mypy on the built wheel"
 	@$(BIN)/python tools/check_wheel.py types
 
+# A test that hangs for five minutes ends the run with every thread's traceback, instead of being waited for.
+NO_HANGING := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # The script and not `python -m pytest`, which puts this folder, and with it `datasets`, on the import path.
 pytest: $(STAMP)
 	@echo "== pytest"
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q $(NO_HANGING)
 
 clean:
 	@rm -rf build dist stvit.egg-info .pytest_cache .mypy_cache .ruff_cache
