@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,8 +120,12 @@ def test_a_failure_at_the_end_leaves_the_previous_file(
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def in_child(target: object, *args: object) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=target, args=args)
+def in_child(target: Callable[[Path], None], path: Path) -> multiprocessing.Process:
+    def run() -> None:
+        torch.set_num_threads(1)  # a fork has none of its parent's OpenMP threads, and would wait for them
+        target(path)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
 
