@@ -195,6 +195,16 @@ class StoredTensor(Inert):
         self.storage, self.offset, self.shape, self.stride, self.dtype = storage, offset, shape, stride, dtype
 
 
+def inside_its_storage(tensor: Tensor) -> Tensor:
+    """Refuse what torch's older readers let through: an offset so large that its size in bytes wraps around."""
+    if tensor.layout == torch.strided and not tensor.is_meta and tensor.numel():
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+        if (last + 1) * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise pickle.UnpicklingError("a tensor reaches outside its storage")
+    return tensor
+
+
 def plain(value: object, tensor: Callable[[StoredTensor], Tensor] | None = None) -> object:
     """Tensors without gradient, plain values, and :class:`Placeholder` where a class was not loaded.
 
@@ -229,7 +239,7 @@ def plain(value: object, tensor: Callable[[StoredTensor], Tensor] | None = None)
             case Inert():
                 return item.resolve()
             case Tensor():
-                return item.detach()
+                return inside_its_storage(item.detach())
             case dict():
                 mapping: dict[object, object] = {}
                 done[id(item)] = (item, mapping)

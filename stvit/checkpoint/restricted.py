@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
-from stvit.checkpoint.inert import INERT, Inert, Placeholder, StoredDict, StoredTensor, placeholder_class, plain
+from stvit.checkpoint.inert import (
+    INERT,
+    Inert,
+    Placeholder,
+    StoredDict,
+    StoredTensor,
+    inside_its_storage,
+    placeholder_class,
+    plain,
+)
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -198,7 +207,7 @@ class _Tensors:
         if start == stop:
             return torch.empty(shape, dtype=dtype) if 0 in shape else _out_of_bounds(storage.key)
         flat = torch.frombuffer(memoryview(record)[start:stop], dtype=dtype)
-        return torch.as_strided(flat, shape, stride, stored.offset)  # refuses what reaches outside the storage
+        return inside_its_storage(torch.as_strided(flat, shape, stride, stored.offset))
 
 
 def _out_of_bounds(key: str) -> Tensor:
