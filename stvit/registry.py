@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from stvit.errors import UserError, nearest
 from stvit.model import Model
@@ -56,7 +57,7 @@ def model_spec(name: str, **overrides: object) -> Spec:
     """The row of ``name`` with the given fields replaced.
 
     Raises:
-        UserError: an unknown model or field name; the message names the nearest known ones.
+        UserError: an unknown model or field name (the message names the nearest known ones), a value of another type.
     """
     if name not in _MODELS:
         raise UserError(f"no model is named {name!r}{nearest(name, _MODELS)}; stvit.list_models() names them all")
@@ -65,8 +66,27 @@ def model_spec(name: str, **overrides: object) -> Spec:
     for key in overrides:
         if key not in known:
             raise UserError(f"model {name!r} has no setting {key!r}{nearest(key, known)}")
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    return dataclasses.replace(spec, **tuples)
+    kinds = get_type_hints(type(spec))
+    return dataclasses.replace(spec, **{key: _checked(key, value, kinds[key]) for key, value in overrides.items()})
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a name", bool: "True or False"}
+
+
+def _checked(key: str, value: object, kind: object) -> object:
+    """The value as the row has it: a list stands for a tuple, a whole number for a float; UserError for other types."""
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        if isinstance(value, list | tuple) and len(value) == len(items):
+            return tuple(_checked(key, v, k) for v, k in zip(value, items, strict=True))
+        raise UserError(
+            f"{key}={value!r}: {len(items)} values are needed, each {_KINDS.get(items[0], 'as in the row')}"
+        )
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if kind in _KINDS and kind is not float and type(value) is kind:
+        return value
+    raise UserError(f"{key}={value!r}: {_KINDS.get(kind, kind)} is needed")  # type: ignore[call-overload]
 
 
 def create_model(

@@ -7,7 +7,7 @@ features of all future frames; each of those is decoded alone, with a skip from 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -188,9 +188,14 @@ class MixViTPredictor(Model):
 
 def check_spec(spec: PredictorSpec) -> None:
     """Raise UserError for numbers that cannot make a network."""
-    for name in ("in_frames", "out_frames", "channels", "hidden_spatial", "hidden_translator", "translator_depth"):
-        if getattr(spec, name) < 1:
-            raise UserError(f"{name}={getattr(spec, name)}: must be at least 1")
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if not isinstance(v, str)]
+        if field.name.endswith("drop_path"):
+            if not 0 <= value < 1:
+                raise UserError(f"{field.name}={value}: a probability from 0 to below 1 is needed")
+        elif any(number < 1 for number in numbers):
+            raise UserError(f"{field.name}={value}: must be at least 1")
     if spec.encoder_depth < 2 or spec.encoder_depth % 2:
         raise UserError(
             f"encoder_depth={spec.encoder_depth}: must be even, as every second convolution changes the size"

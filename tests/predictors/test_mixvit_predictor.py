@@ -139,6 +139,18 @@ def test_frames_that_do_not_fit_are_refused_with_what_would(frames: torch.Tensor
         ({"encoder_depth": 3}, "encoder_depth=3: must be even"),
         ({"in_frames": 0}, "in_frames=0: must be at least 1"),
         ({"hidden_spatial": 7}, "hidden_spatial=7: must be even"),
+        ({"dim_head": 0}, "dim_head=0: must be at least 1"),
+        ({"channel_heads": -1}, "channel_heads=-1: must be at least 1"),
+        ({"window": (0, 4)}, r"window=\(0, 4\): must be at least 1"),
+        ({"mlp_ratio": -1}, "mlp_ratio=-1.0: must be at least 1"),
+        ({"drop_path": 2}, "drop_path=2.0: a probability from 0 to below 1"),
+        ({"drop_path": float("nan")}, "drop_path=nan: a number is needed"),
+        ({"hidden_spatial": "abc"}, "hidden_spatial='abc': a whole number is needed"),
+        ({"hidden_spatial": 4.0}, "hidden_spatial=4.0: a whole number is needed"),
+        ({"translator_depth": True}, "translator_depth=True: a whole number is needed"),
+        ({"window": 2}, "window=2: 2 values are needed, each a whole number"),
+        ({"window": [2, 2, 2]}, r"window=\[2, 2, 2\]: 2 values are needed"),
+        ({"wavelet": 3}, "wavelet=3: a name is needed"),
         ({"dim_head": 7}, "dim_head must divide the width"),
         ({"channel_heads": 5}, "24 channels cannot be shared by 5 channel heads"),
         ({"block": "mixvitt"}, r"no translator block is named 'mixvitt' \(did you mean 'mixvit'\?\)"),
@@ -148,6 +160,11 @@ def test_frames_that_do_not_fit_are_refused_with_what_would(frames: torch.Tensor
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         small(**changes)
+
+
+def test_whole_numbers_pass_for_floats_and_lists_for_tuples() -> None:
+    spec = small(mlp_ratio=2, window=[4, 4]).spec
+    assert (spec.mlp_ratio, spec.window) == (2.0, (4, 4))
 
 
 def test_zero_future_frames_are_refused() -> None:
