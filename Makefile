@@ -25,8 +25,9 @@ install: $(STAMP)
 test: lint wheel pytest
 
 # A second run finds its finished training in DEMO_OUT and only evaluates again; a stopped one goes on.
+# Waiting threads sleep instead of spinning: as fast on idle cores, about twice as fast on busy ones.
 demo: $(STAMP)
-	@$(BIN)/python tools/main.py --cfg configs/moving_mnist/demo.yaml OUTPUT_DIR "$(DEMO_OUT)"
+	@OMP_WAIT_POLICY=passive $(BIN)/python tools/main.py --cfg configs/moving_mnist/demo.yaml OUTPUT_DIR "$(DEMO_OUT)"
 
 lint: $(STAMP)
 	@echo "== ruff"
