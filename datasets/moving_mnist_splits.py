@@ -62,8 +62,9 @@ def moving_mnist_splits(
       validation sequence. ``validate_on_test`` makes validation the test set itself, the habit of the published code,
       for comparisons; the identity says so.
     * Test: ``test_n_digits`` digits, as in training by default. The published ``mnist_test_seq.npy`` in ``root`` or
-      ``root/MovingMNIST`` if it is there and has what is asked for (two digits, the image size, enough frames).
-      Otherwise seeded sequences of test digits, written once to ``cache`` (``root/moving_mnist_cache`` by default).
+      ``root/MovingMNIST`` if it is there and has what is asked for (two digits of MNIST, the image size, enough
+      frames). Otherwise seeded sequences of test digits, written once to ``cache`` (``root/moving_mnist_cache`` by
+      default), and the identity says why a published file that is there was not used.
       ``test_length``: sequences, by default all of the file, or 10,000.
 
     Sizes are in pixels; see :class:`MovingMNISTSpec` for ``n_digits`` to ``step`` and :func:`load_digits` for
@@ -79,7 +80,7 @@ def moving_mnist_splits(
     train = MovingMNIST(train_digits, spec, train_length, seed, TRAIN_STREAM)
     own_val = MovingMNIST(train_digits, spec, val_length, seed, VALIDATION_STREAM)
 
-    published, reason = _published_test_file(root, test_spec, digit_size, step)
+    published, reason = _published_test_file(root, digits, test_spec)
     if published is not None:
         test, test_identity = _published_test_set(published, test_spec.frames, test_length)
     else:
@@ -107,16 +108,14 @@ def moving_mnist_splits(
     return Splits(train, test if validate_on_test else own_val, test, identity)
 
 
-def _published_test_file(
-    root: Path, spec: MovingMNISTSpec, digit_size: int, step: float
-) -> tuple[Path | None, str | None]:
+def _published_test_file(root: Path, digits: str, spec: MovingMNISTSpec) -> tuple[Path | None, str | None]:
     """The published test file if it is there and answers the settings; else None and, if it is there, why not."""
     paths = (root / folder / PUBLISHED_TEST_FILE for folder in _TEST_FILE_FOLDERS)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None, None
-    wanted = {"n_digits": spec.n_digits, "digit_size": digit_size, "step": step}
-    fixed = {"n_digits": (2,), "digit_size": 28, "step": 0.1}
+    wanted = {"digits": digits, "n_digits": spec.n_digits, "digit_size": spec.digit_size, "step": spec.step}
+    fixed = {"digits": "mnist", "n_digits": (2,), "digit_size": 28, "step": 0.1}
     differing = [f"{key} is {wanted[key]}, not {fixed[key]}" for key in fixed if wanted[key] != fixed[key]]
     frames, _, *canvas = open_frame_sequences(path).array.shape
     if tuple(canvas) != spec.canvas:

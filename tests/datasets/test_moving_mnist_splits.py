@@ -32,6 +32,20 @@ def published_file(root: Path, shape: tuple[int, ...] = (20, 12, 64, 64)) -> np.
     return array
 
 
+def mnist_files(root: Path) -> None:
+    """Nine training and four test images under MNIST's names."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train-images-idx3-ubyte", 9), ("t10k-images-idx3-ubyte", 4)):
+        header = struct.pack(">4I", 0x803, count, 28, 28)
+        (root / name).write_bytes(header + rng.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes())
+
+
+def mnist_splits(root: Path, **settings: object) -> Splits:
+    """Splits with the settings that the published test file answers, unless told otherwise."""
+    mnist_files(root)
+    return small_splits(root, **{"digits": "mnist", "image_size": 64, **settings})
+
+
 class TestSplits:
     def test_sets_have_the_lengths_and_frames_asked_for(self, tmp_path: Path):
         splits = small_splits(tmp_path, frames_in=7, frames_out=5)
@@ -131,7 +145,7 @@ class TestPublishedTestFile:
     @pytest.mark.parametrize("folder", [".", "MovingMNIST"])
     def test_it_is_used_where_it_lies(self, tmp_path: Path, folder: str):
         array = published_file(tmp_path / folder)
-        splits = small_splits(tmp_path, image_size=64, test_length=None)
+        splits = mnist_splits(tmp_path, test_length=None)
         assert np.array_equal(frames_of(splits.test)[:, :, 0].numpy(), array.swapaxes(0, 1))
         test = splits.identity["test"]
         assert isinstance(test, dict)
@@ -140,7 +154,7 @@ class TestPublishedTestFile:
 
     def test_a_part_of_it_can_be_used(self, tmp_path: Path):
         array = published_file(tmp_path)
-        splits = small_splits(tmp_path, image_size=64, test_length=5, frames_out=4)
+        splits = mnist_splits(tmp_path, test_length=5, frames_out=4)
         assert np.array_equal(frames_of(splits.test)[:, :, 0].numpy(), array[:14, :5].swapaxes(0, 1))
 
     @pytest.mark.parametrize(
@@ -150,11 +164,13 @@ class TestPublishedTestFile:
             ({"image_size": 48}, r"image_size is \(48, 48\)"),
             ({"frames_out": 11}, "21 frames are needed, it has 20"),
             ({"digit_size": 20}, "digit_size is 20"),
+            ({"step": 0.2}, "step is 0.2"),
+            ({"digits": "sklearn"}, "digits is sklearn, not mnist"),
         ],
     )
     def test_other_settings_get_a_seeded_set_and_say_why(self, tmp_path: Path, settings: dict, reason: str):
         published_file(tmp_path)
-        splits = small_splits(tmp_path, **{"image_size": 64, **settings})
+        splits = mnist_splits(tmp_path, **settings)
         test = splits.identity["test"]
         assert isinstance(test, dict)
         assert test["kind"] == "generated"
@@ -187,10 +203,7 @@ class TestMistakes:
 
 
 def test_mnist_files_serve_all_three_sets(tmp_path: Path):
-    rng = np.random.default_rng(0)
-    for name, count in (("train-images-idx3-ubyte", 9), ("t10k-images-idx3-ubyte", 4)):
-        header = struct.pack(">4I", 0x803, count, 28, 28)
-        (tmp_path / name).write_bytes(header + rng.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes())
+    mnist_files(tmp_path)
     identity = small_splits(tmp_path, digits="mnist").identity
     assert identity["train"]["digit_images"] == 9  # type: ignore[index]
     assert identity["test"]["digit_images"] == 4  # type: ignore[index]
