@@ -87,6 +87,11 @@ def _check_array(array: np.ndarray, name: str) -> None:
 
 def open_frame_sequences(path: str | Path, frames: int | None = None, length: int | None = None) -> FrameSequences:
     """A ``.npy`` file of frame sequences, memory-mapped; :class:`UserError` if it is missing, damaged or unfit."""
+    return FrameSequences(open_array(path), frames, length, str(path))
+
+
+def open_array(path: str | Path) -> np.ndarray:
+    """The array of a ``.npy`` file, of any shape, memory-mapped; :class:`UserError` if it is missing or damaged."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
@@ -96,7 +101,7 @@ def open_frame_sequences(path: str | Path, frames: int | None = None, length: in
         raise UserError(f"{path} is no readable .npy array, or truncated ({reason}): fetch or make it again") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path} is an archive of arrays: give a .npy file with one array (T, N, H, W)")
-    return FrameSequences(array, frames, length, str(path))
+    return array
 
 
 def file_digest(path: str | Path) -> str:

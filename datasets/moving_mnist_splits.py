@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from stvit.datasets.digits import load_digits
-from stvit.datasets.frame_sequences import FrameSequences, file_digest, open_frame_sequences, write_sequences
+from stvit.datasets.frame_sequences import (
+    FrameSequences,
+    file_digest,
+    open_array,
+    open_frame_sequences,
+    write_sequences,
+)
 from stvit.datasets.moving_mnist import (
     GENERATOR_VERSION,
     TEST_STREAM,
@@ -22,7 +28,10 @@ from stvit.errors import UserError
 PUBLISHED_TEST_FILE = "mnist_test_seq.npy"  # uint8 (20, 10000, 64, 64), two digits of MNIST's test images
 _TEST_FILE_FOLDERS = (".", "MovingMNIST")  # the second is where torchvision puts it
 _CACHE_FOLDER = "moving_mnist_cache"
+_CHECKED_SEQUENCES = 32  # of a cached test set, evenly spread
 PUBLISHED_TEST_LENGTH = 10_000
+_PUBLISHED_FRAMES = 20
+_PUBLISHED_CANVAS = (64, 64)
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,11 @@ def moving_mnist_splits(
 
 
 def _published_test_file(root: Path, digits: str, spec: MovingMNISTSpec) -> tuple[Path | None, str | None]:
-    """The published test file if it is there and answers the settings; else None and, if it is there, why not."""
+    """The published test file if it is there and answers the settings; else None and, if it is there, why not.
+
+    :class:`UserError` for a file of that name that is something else, even where the settings would pass it over:
+    results made beside it must not come out one way today and another once it is mended.
+    """
     paths = (root / folder / PUBLISHED_TEST_FILE for folder in _TEST_FILE_FOLDERS)
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -117,12 +130,26 @@ def _published_test_file(root: Path, digits: str, spec: MovingMNISTSpec) -> tupl
     wanted = {"digits": digits, "n_digits": spec.n_digits, "digit_size": spec.digit_size, "step": spec.step}
     fixed = {"digits": "mnist", "n_digits": (2,), "digit_size": 28, "step": 0.1}
     differing = [f"{key} is {wanted[key]}, not {fixed[key]}" for key in fixed if wanted[key] != fixed[key]]
-    frames, _, *canvas = open_frame_sequences(path).array.shape
-    if tuple(canvas) != spec.canvas:
-        differing.append(f"image_size is {spec.canvas}, not {tuple(canvas)}")
+    frames = _published_frames(path)
+    if spec.canvas != _PUBLISHED_CANVAS:
+        differing.append(f"image_size is {spec.canvas}, not {_PUBLISHED_CANVAS}")
     if frames < spec.frames:
         differing.append(f"{spec.frames} frames are needed, it has {frames}")
     return (None, "; ".join(differing)) if differing else (path, None)
+
+
+def _published_frames(path: Path) -> int:
+    """The frames a sequence of the published test file; :class:`UserError` unless the file has its type and shape."""
+    array, height_width = open_array(path), _PUBLISHED_CANVAS
+    fits = (
+        array.ndim == 4 and len(array) >= _PUBLISHED_FRAMES and array.shape[1] > 0 and array.shape[2:] == height_width
+    )
+    if array.dtype != np.uint8 or not fits:
+        raise UserError(
+            f"{path} holds {array.dtype} of shape {array.shape}, but the published file of this name holds uint8 of "
+            "shape (20, 10000, 64, 64): fetch it again, or move or rename this one"
+        )
+    return len(array)
 
 
 def _published_test_set(path: Path, frames: int, length: int | None) -> tuple[FrameSequences, dict[str, object]]:
@@ -143,10 +170,12 @@ def _seeded_test_set(source: MovingMNIST, folder: Path) -> FrameSequences:
     if not path.exists():
         write_sequences(source, path)
     test = open_frame_sequences(path, source.spec.frames, len(source))
-    ends = np.array([0, len(source) - 1])
-    made = source.generate(0, ends).swapaxes(0, 1)
+    # A sample, because making the whole set anew would cost what the file saves. It finds a foreign file and most
+    # damaged ones; the digest of the whole file in the results settles whether two runs had the same set.
+    sample = np.unique(np.linspace(0, len(source) - 1, _CHECKED_SEQUENCES).astype(np.int64))
+    made = source.generate(0, sample).swapaxes(0, 1)
     if test.array.shape != (made.shape[0], len(source), *made.shape[2:]) or not np.array_equal(
-        test.array[:, ends], made
+        test.array[:, sample], made
     ):
         raise UserError(f"{path} does not hold what its name says: delete it, it will be made again")
     return test

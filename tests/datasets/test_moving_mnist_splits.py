@@ -181,10 +181,37 @@ class TestPublishedTestFile:
         path = tmp_path / "mnist_test_seq.npy"
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(UserError, match="truncated"):
-            small_splits(tmp_path, image_size=64)
-        np.save(path, np.zeros((20, 12, 64), np.uint8))
-        with pytest.raises(UserError, match="shape"):
-            small_splits(tmp_path, image_size=64)
+            mnist_splits(tmp_path)
+
+    @pytest.mark.parametrize("digits", ["mnist", "sklearn"])
+    @pytest.mark.parametrize(
+        ("dtype", "shape"),
+        [
+            (np.uint8, (20, 12, 64)),
+            (np.uint8, (12, 20, 64, 64)),
+            (np.uint8, (10, 12, 64, 64)),
+            (np.uint8, (20, 0, 64, 64)),
+            (np.uint8, (20, 12, 48, 48)),
+            (np.uint8, (20, 12, 64, 64, 1)),
+            (np.float32, (20, 12, 64, 64)),
+            (np.int64, (20, 12, 64, 64)),
+        ],
+    )
+    def test_another_file_of_its_name_is_refused(self, tmp_path: Path, digits: str, dtype: type, shape: tuple):
+        np.save(tmp_path / "mnist_test_seq.npy", np.zeros(shape, dtype))
+        with pytest.raises(UserError) as caught:
+            mnist_splits(tmp_path, digits=digits)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.startswith(f"{tmp_path / 'mnist_test_seq.npy'} holds {np.dtype(dtype)} of shape {shape}, but")
+        assert "uint8 of shape (20, 10000, 64, 64)" in message
+        assert not (tmp_path / "moving_mnist_cache").exists()
+
+    def test_more_frames_or_fewer_sequences_than_published_are_no_damage(self, tmp_path: Path):
+        published_file(tmp_path, (30, 3, 64, 64))
+        test = mnist_splits(tmp_path, test_length=None, frames_out=20).identity["test"]
+        assert isinstance(test, dict)
+        assert (test["kind"], test["length"]) == ("published file", 3)
 
 
 class TestMistakes:
