@@ -127,6 +127,15 @@ class TestSeededTestSet:
         with pytest.raises(UserError, match="truncated"):
             small_splits(tmp_path)
 
+    @pytest.mark.parametrize(("length", "damaged"), [(30, slice(17, 18)), (300, slice(140, 150)), (1, slice(0, 1))])
+    def test_damage_in_its_middle_is_noticed(self, tmp_path: Path, length: int, damaged: slice):
+        path = Path(small_splits(tmp_path, test_length=length).test.name)
+        array = np.load(path)
+        array[3, damaged] ^= 1
+        np.save(path, array)
+        with pytest.raises(UserError, match="does not hold what its name says: delete it"):
+            small_splits(tmp_path, test_length=length)
+
     def test_two_processes_can_make_it_at_once(self, tmp_path: Path):
         context = multiprocessing.get_context("fork")
         processes = [
