@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from stvit.checkpoint import fetch
 from stvit.checkpoint.layouts import Layout, detect
 from stvit.checkpoint.reader import read_checkpoint
 from stvit.checkpoint.report import LoadReport
+from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, without_prefixes
 from stvit.errors import UserError
 
@@ -65,9 +66,10 @@ def load_into(
     """:func:`load_checkpoint` for what has been read already; ``name`` stands for it in messages."""
     network = unwrap_model(model)
     weights, dropped = find_weights(checkpoint, name, ema=ema)
-    found = _in_our_layout(weights, network.state_dict().keys(), name, "pytorch-lightning_version" in checkpoint)
+    found = _in_our_layout(weights, network, name, "pytorch-lightning_version" in checkpoint)
     subject = f"{name} ({_described(checkpoint, found.layout)})"
     fitted, missing, unexpected = _fit(network, found.weights, subject, allow_new_head, allow_unexpected)
+    refuse_other_settings(checkpoint, network, subject)
     network.load_state_dict(fitted, strict=False)  # strictness is _fit's, which also names the new head
     return LoadReport(
         source=name,
@@ -119,15 +121,15 @@ class _Found:
     dropped: tuple[str, ...] = ()
 
 
-def _in_our_layout(weights: dict[str, Tensor], expected: Set[str], name: str, lightning: bool) -> _Found:
+def _in_our_layout(weights: dict[str, Tensor], network: nn.Module, name: str, lightning: bool) -> _Found:
     """Take off prefixes until the names are the model's or those of a known layout; else what comes closest."""
-    best = weights
+    best, expected = weights, network.state_dict().keys()
     for candidate in without_prefixes(weights, lightning=lightning):
         if candidate.keys() != expected and (layout := detect(candidate)):
             computed = tuple(key for key in getattr(layout, "DROPPED", ()) if key in candidate)
             renamed = tuple(key for key in candidate if key not in computed)
             left_out = _left_out(weights, candidate)
-            return _Found(_convert(candidate, layout, name), layout.NAME, renamed, left_out + computed)
+            return _Found(_convert(candidate, layout, network, name), layout.NAME, renamed, left_out + computed)
         if len(expected & candidate.keys()) > len(expected & best.keys()):
             best = candidate
     return _Found(best, NATIVE, (), _left_out(weights, best))
@@ -138,8 +140,9 @@ def _left_out(weights: dict[str, Tensor], candidate: dict[str, Tensor]) -> tuple
     return tuple(key for key, tensor in weights.items() if id(tensor) not in kept)
 
 
-def _convert(weights: dict[str, Tensor], layout: Layout, name: str) -> dict[str, Tensor]:
+def _convert(weights: dict[str, Tensor], layout: Layout, network: nn.Module, name: str) -> dict[str, Tensor]:
     try:
+        layout.check_spec(getattr(network, "spec", None))
         return layout.to_stvit(weights)
     except UserError as error:
         raise UserError(f"{name} (layout {layout.NAME}): {error}") from error

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from stvit.checkpoint.layouts import detect
 from stvit.checkpoint.load import load_into, unwrap_model
 from stvit.checkpoint.reader import read_checkpoint
+from stvit.checkpoint.same_network import FORMAT, FORMAT_VERSION
 from stvit.checkpoint.unwrap import find_weights
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 from stvit.registry import create_model
-
-FORMAT_VERSION = 1
-FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
 
 
 def pack_model(model: nn.Module, ema: Mapping[str, Tensor] | None = None) -> dict[str, object]:

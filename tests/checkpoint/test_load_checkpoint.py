@@ -71,6 +71,37 @@ def test_a_checkpoint_of_another_model_is_refused_with_both_names(tmp_path: Path
     assert_unchanged(model, before)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [("channel_heads", 2, "2 instead of 4"), ("wavelet", "db2", "'db2' instead of 'haar'")],
+)
+def test_settings_that_change_no_size_have_to_agree(setting: str, value: object, said: str) -> None:
+    packed = pack_model(stvit.create_model("mixvit_predictor", **SMALL | {setting: value}))
+    model = stvit.create_model("mixvit_predictor", **SMALL)
+    before = copy_of(model)
+    with pytest.raises(UserError, match=rf"does not fit mixvit_predictor: it has {setting} {said}; create") as error:
+        load_checkpoint(model, packed)
+    assert "\n" not in str(error.value)
+    assert_unchanged(model, before)
+
+
+def test_settings_that_weights_do_not_depend_on_may_differ() -> None:
+    other = {"out_frames": 2, "drop_path": 0.0, "first_drop_path": 0.0, "image_size": (32, 32)}
+    source = stvit.create_model("mixvit_predictor", **SMALL | other)
+    model = stvit.create_model("mixvit_predictor", **SMALL)
+    load_checkpoint(model, pack_model(source))
+    assert_unchanged(model, copy_of(source))
+
+
+def test_the_published_layout_is_for_haar_alone() -> None:
+    theirs = openstl_mixvit.from_stvit(stvit.create_model("mixvit_predictor", **SMALL).state_dict())
+    model = stvit.create_model("mixvit_predictor", **SMALL, wavelet="db2")
+    before = copy_of(model)
+    with pytest.raises(UserError, match=r"\(layout openstl-mixvit\): it is for wavelet 'haar' and the model has 'db2'"):
+        load_checkpoint(model, theirs)
+    assert_unchanged(model, before)
+
+
 def test_an_outside_checkpoint_of_another_model_is_refused_by_its_layout() -> None:
     weights = openstl_mixvit.from_stvit(stvit.create_model("mixvit_predictor", **SMALL).state_dict())
     with pytest.raises(UserError, match=r"\(layout openstl-mixvit\) does not fit Classifier: it lacks 4 of 9"):

@@ -24,6 +24,9 @@ class Layout(Protocol):
     def to_stvit(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Its tensors under stvit's names and in stvit's shapes."""
 
+    def check_spec(self, spec: object) -> None:
+        """Refuse a network whose settings this layout's weights are not for, where their sizes do not tell."""
+
     def from_stvit(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of :meth:`to_stvit`."""
 

@@ -76,8 +76,22 @@ def to_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
+def check_spec(spec: object) -> None:
+    """Refuse a network of another wavelet: no weight has another size there.
+
+    Raises:
+        UserError: ``spec.wavelet`` is not Haar's.
+    """
+    wavelet = getattr(spec, "wavelet", WAVELET)
+    if wavelet != WAVELET:
+        raise UserError(f"it is for wavelet {WAVELET!r} and the model has {wavelet!r}: create it with {WAVELET!r}")
+
+
 def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict in their names and layouts: the exact inverse of :func:`to_stvit`, filters included."""
+    """Our state dict in their names and layouts: the exact inverse of :func:`to_stvit`, filters included.
+
+    For networks of the Haar wavelet alone: a state dict does not tell its wavelet, and the filters written are Haar's.
+    """
     low, high = (torch.tensor(f[::-1]).unsqueeze(0) for f in analysis_filters(WAVELET))
     converted = dict(zip(DROPPED, (low, high), strict=True))
     for key, value in state_dict.items():

@@ -1,0 +1,56 @@
+"""Whether a checkpoint of stvit's own is of the network it is loaded into, beyond what the sizes of weights tell."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import nn
+
+from stvit.errors import UserError
+from stvit.registry import list_models, model_spec
+
+FORMAT_VERSION = 1
+FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
+# Settings that weights do not depend on: sizes and lengths that networks adapt to, and what only training uses.
+FREE = frozenset({"image_size", "out_frames", "drop_path", "first_drop_path"})
+
+
+def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, subject: str) -> None:
+    """Refuse a checkpoint whose settings differ from the network's: several, such as ``wavelet``, change no size.
+
+    Checkpoints of other programs do not say their settings and pass, and so does a network without ``spec``.
+
+    Args:
+        checkpoint: what was read.
+        network: where its weights are to go.
+        subject: stands for the checkpoint in the message.
+
+    Raises:
+        UserError: settings that differ, or that this stvit does not know.
+    """
+    match checkpoint:
+        case {"format": str(stated), "model": {"name": str(name), "args": Mapping() as args}}:
+            pass
+        case _:
+            return
+    ours = getattr(network, "spec", None)
+    if not stated.startswith("stvit-checkpoint-") or name not in list_models() or not dataclasses.is_dataclass(ours):
+        return
+    try:
+        theirs = model_spec(name, **{str(key): value for key, value in args.items()})
+    except UserError as error:
+        raise UserError(f"{subject} cannot be compared with the model: {error}") from error
+    if type(theirs) is not type(ours):
+        return
+    pairs = {
+        field.name: (getattr(theirs, field.name), getattr(ours, field.name))
+        for field in dataclasses.fields(ours)
+        if field.name not in FREE
+    }
+    differing = [f"{key} {there!r} instead of {here!r}" for key, (there, here) in pairs.items() if there != here]
+    if differing:
+        title = getattr(network, "model_name", type(network).__name__)
+        raise UserError(
+            f"{subject} does not fit {title}: it has {', '.join(differing)}; create the model with the same settings"
+        )
