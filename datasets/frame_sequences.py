@@ -145,7 +145,8 @@ def _appearing_complete(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(
-            error.errno, f"cannot write {path} ({error.strerror}): free space or choose another cache folder"
+            error.errno,
+            f"cannot write {path} ({error.strerror}): free space or set DATA.CACHE_DIR to a folder that can be written",
         ) from error
     finally:
         with suppress(OSError):  # usually renamed and gone; a folder that cannot be used has been reported above

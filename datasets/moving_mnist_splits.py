@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -120,8 +121,7 @@ def moving_mnist_splits(
 def _published_test_file(root: Path, digits: str, spec: MovingMNISTSpec) -> tuple[Path | None, str | None]:
     """The published test file if it is there and answers the settings; else None and, if it is there, why not.
 
-    :class:`UserError` for a file of that name that is something else, even where the settings would pass it over:
-    results made beside it must not come out one way today and another once it is mended.
+    :class:`UserError` for a damaged or other file of that name, whatever the settings: only they may be a reason.
     """
     paths = (root / folder / PUBLISHED_TEST_FILE for folder in _TEST_FILE_FOLDERS)
     path = next((path for path in paths if path.is_file()), None)
@@ -167,7 +167,7 @@ def _published_test_set(path: Path, frames: int, length: int | None) -> tuple[Fr
 def _seeded_test_set(source: MovingMNIST, folder: Path) -> FrameSequences:
     """The set's file in ``folder``, written if it is not there; its name holds every setting."""
     path = folder / _file_name(source)
-    if not path.exists():
+    if not os.path.exists(path):  # False, not an error, in a folder that may not be entered: writing then explains it
         write_sequences(source, path)
     test = open_frame_sequences(path, source.spec.frames, len(source))
     # A sample, because making the whole set anew would cost what the file saves. It finds a foreign file and most

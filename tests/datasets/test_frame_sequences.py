@@ -135,5 +135,19 @@ class TestWriting:
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path: Path, source: MovingMNIST):
         (tmp_path / "taken").write_text("a file")
-        with pytest.raises(OSError, match="choose another cache folder"):
+        with pytest.raises(OSError, match=r"set DATA\.CACHE_DIR to a folder that can be written") as caught:
             write_sequences(source, tmp_path / "taken" / "set.npy")
+        assert caught.value.errno == errno.EEXIST
+
+    def test_a_folder_that_may_not_be_written_keeps_its_error_number(self, tmp_path: Path, source, monkeypatch):
+        def forbidden(path: Path, **settings: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "mkdir", forbidden)
+        path = tmp_path / "cache" / "set.npy"
+        with pytest.raises(PermissionError) as caught:
+            write_sequences(source, path)
+        assert caught.value.errno == errno.EACCES
+        assert f"cannot write {path} (Permission denied)" in str(caught.value)
+        assert "set DATA.CACHE_DIR to a folder that can be written" in str(caught.value)
+        assert "\n" not in str(caught.value)
