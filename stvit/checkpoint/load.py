@@ -15,7 +15,7 @@ from stvit.checkpoint.layouts import Layout, detect
 from stvit.checkpoint.reader import read_checkpoint
 from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
-from stvit.checkpoint.unwrap import find_weights, without_prefixes
+from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
 from stvit.errors import UserError
 
 NATIVE = "stvit"
@@ -26,7 +26,7 @@ def load_checkpoint(
     model: nn.Module,
     source: str | PathLike[str] | Mapping[str, object],
     *,
-    ema: bool = False,
+    ema: bool | None = None,
     allow_new_head: bool = False,
     allow_unexpected: bool = False,
 ) -> LoadReport:
@@ -38,19 +38,20 @@ def load_checkpoint(
     Args:
         model: any module; also one wrapped by DistributedDataParallel or torch.compile.
         source: a file, an address (http, https, file), or a state dict or checkpoint in memory.
-        ema: load the moving average of the weights that the checkpoint carries.
+        ema: True for the running mean (exponential moving average) of the weights, an error if the checkpoint has
+            none; False for the weights as trained; None for the running mean where there is one.
         allow_new_head: leave the classifier as it is where the checkpoint's is absent or has other sizes.
         allow_unexpected: accept weights in the file that have no place in the model.
 
     Returns:
-        What became of every name.
+        Which weights were taken and what became of every name.
 
     Raises:
         UserError: not a checkpoint, weights that do not fit the model, or values that are not finite. The model is
             unchanged then.
         OSError: the file cannot be read or downloaded.
     """
-    checkpoint, name = _open(source)
+    checkpoint, name = open_checkpoint(source)
     return load_into(model, checkpoint, name, ema=ema, allow_new_head=allow_new_head, allow_unexpected=allow_unexpected)
 
 
@@ -59,12 +60,13 @@ def load_into(
     checkpoint: Mapping[str, object],
     name: str,
     *,
-    ema: bool = False,
+    ema: bool | None = None,
     allow_new_head: bool = False,
     allow_unexpected: bool = False,
 ) -> LoadReport:
     """:func:`load_checkpoint` for what has been read already; ``name`` stands for it in messages."""
     network = unwrap_model(model)
+    ema = running_mean(checkpoint) is not None if ema is None else ema
     weights, dropped = find_weights(checkpoint, name, ema=ema)
     found = _in_our_layout(weights, network, name, "pytorch-lightning_version" in checkpoint)
     subject = f"{name} ({_described(checkpoint, found.layout)})"
@@ -74,6 +76,7 @@ def load_into(
     return LoadReport(
         source=name,
         layout=found.layout,
+        weights="running mean" if ema else "as trained",
         loaded=tuple(fitted),
         converted=found.converted,
         dropped=dropped + found.dropped,
@@ -98,7 +101,8 @@ def model_title(model: nn.Module) -> str:
     return str(getattr(model, "model_name", type(model).__name__))
 
 
-def _open(source: str | PathLike[str] | Mapping[str, object]) -> tuple[Mapping[str, object], str]:
+def open_checkpoint(source: str | PathLike[str] | Mapping[str, object]) -> tuple[Mapping[str, object], str]:
+    """The content of a source as :func:`load_checkpoint` takes it, for :func:`load_into`, and its name in messages."""
     if isinstance(source, Mapping):
         return source, "the given state dict"
     if isinstance(source, str) and fetch.is_url(source):

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stvit.checkpoint.layouts import detect
-from stvit.checkpoint.load import load_into, unwrap_model
-from stvit.checkpoint.reader import read_checkpoint
+from stvit.checkpoint.load import load_into, open_checkpoint, unwrap_model
 from stvit.checkpoint.same_network import FORMAT, FORMAT_VERSION
 from stvit.checkpoint.unwrap import find_weights
 from stvit.errors import UserError
@@ -52,43 +51,43 @@ def pack_model(model: nn.Module, ema: Mapping[str, Tensor] | None = None) -> dic
     }
 
 
-def model_from_checkpoint(path: str | PathLike[str], *, ema: bool = True) -> nn.Module:
+def model_from_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> nn.Module:
     """Build the model that one of stvit's own checkpoints describes, in evaluation mode.
 
     Args:
-        path: a file that :func:`save_checkpoint` wrote from :func:`pack_model`.
-        ema: take the moving average of the weights where the file carries one.
+        path: a file that :func:`save_checkpoint` wrote from :func:`pack_model`, or its address.
+        ema: which weights, as in :func:`load_checkpoint`; None for their running mean where there is one.
 
     Raises:
         UserError: another library's checkpoint, one of a newer stvit, or a model that this stvit does not know.
     """
-    checkpoint = read_checkpoint(path)
-    _check_format(checkpoint, path)
+    checkpoint, source = open_checkpoint(path)
+    _check_format(checkpoint, source)
     match checkpoint:
         case {"model": {"name": str(name), "args": dict(args)}, "preprocessing": dict(preprocessing)}:
             pass
         case _:
-            raise UserError(f"{path} does not say which model it is of: it was not written by stvit, or was changed")
+            raise UserError(f"{source} does not say which model it is of: it was not written by stvit, or was changed")
     try:
         described = Preprocessing.from_dict({str(key): value for key, value in preprocessing.items()})
         model = create_model(name, **{str(key): value for key, value in args.items()})
     except UserError as error:
-        raise UserError(f"the model of {path} cannot be built here: {error}") from error
-    load_into(model, checkpoint, str(path), ema=ema and checkpoint.get("ema") is not None)
+        raise UserError(f"the model of {source} cannot be built here: {error}") from error
+    load_into(model, checkpoint, source, ema=ema)
     vars(model)["preprocessing"] = described
     return model.eval()
 
 
-def _check_format(checkpoint: Mapping[str, object], path: str | PathLike[str]) -> None:
+def _check_format(checkpoint: Mapping[str, object], source: str) -> None:
     stated = checkpoint.get("format")
     version = re.fullmatch(r"stvit-checkpoint-(\d+)", stated) if isinstance(stated, str) else None
     if version is None:
-        weights, _ = find_weights(checkpoint, str(path))
+        weights, _ = find_weights(checkpoint, source)
         layout = detect(weights)
         kind = f" but has layout {layout.NAME}" if layout else ""
         raise UserError(
-            f"{path} is not one of stvit's own checkpoints{kind}: "
+            f"{source} is not one of stvit's own checkpoints{kind}: "
             "name its model, as in create_model(name, checkpoint=...) or --model NAME"
         )
     if int(version[1]) > FORMAT_VERSION:
-        raise UserError(f"{path} has format {stated}, this stvit reads up to {FORMAT}: install a newer stvit")
+        raise UserError(f"{source} has format {stated}, this stvit reads up to {FORMAT}: install a newer stvit")

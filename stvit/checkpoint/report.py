@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 _SHOWN = 3  # names of each kind in the printed table
 
@@ -17,6 +18,7 @@ class LoadReport:
 
     source: str  # the file, the address, or "the given state dict"
     layout: str  # the layout found: "stvit" or that of another library
+    weights: Literal["as trained", "running mean"] = "as trained"  # which of those that the checkpoint carries
     loaded: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()  # renamed or reshaped from another layout or from behind a prefix
     dropped: tuple[str, ...] = ()  # stvit computes them itself, or they are no weights
@@ -26,8 +28,8 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()  # in the file without a place in the model
 
     def __str__(self) -> str:
-        rows = [("checkpoint", self.source), ("layout", self.layout)]
-        for field in dataclasses.fields(self)[2:]:
+        rows = [("checkpoint", self.source), ("layout", self.layout), ("weights", self.weights)]
+        for field in dataclasses.fields(self)[3:]:
             names = getattr(self, field.name)
             if names or field.name == "loaded":
                 examples = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

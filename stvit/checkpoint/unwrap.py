@@ -17,6 +17,11 @@ COMPILED = "_orig_mod."  # torch.compile, before the name of whatever was compil
 _DEPTH = 4  # wrappers inside wrappers; more is a file that contains itself
 
 
+def running_mean(checkpoint: Mapping[str, object]) -> str | None:
+    """The entry that holds the exponential moving average of the weights, if there is one."""
+    return next((k for k in EMA_WRAPPERS if isinstance(mean := checkpoint.get(k), Mapping) and mean), None)
+
+
 def find_weights(
     checkpoint: Mapping[str, object], name: str, *, ema: bool = False
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -35,8 +40,7 @@ def find_weights(
     """
     inner: object = checkpoint
     if ema:
-        key = next((k for k in EMA_WRAPPERS if isinstance(checkpoint.get(k), Mapping)), None)
-        if key is None:
+        if (key := running_mean(checkpoint)) is None:
             raise UserError(f"{name} holds no moving average of its weights; its entries are {_listed(checkpoint)}")
         inner = checkpoint[key]
     for _ in range(_DEPTH):

@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from stvit.checkpoint import load_checkpoint, read_checkpoint
+from stvit.checkpoint.load import load_into, open_checkpoint
 from stvit.config import config_to_dict
 from stvit.engine.provenance import code_commit, versions
 from stvit.engine.signals import Stopped, StopRequest
@@ -108,14 +108,12 @@ def load_weights(cfg: CfgNode, model: nn.Module) -> dict[str, object]:
         if not best.exists():
             raise UserError(f"there is nothing to evaluate: {best} is missing and TEST.CHECKPOINT_FILE_PATH is empty")
         source = str(best)
-    local = Path(source)
-    content: Mapping[str, object] = read_checkpoint(local) if local.is_file() else {}
-    ema = content.get("ema") is not None
-    loaded = load_checkpoint(model, source, ema=ema)
+    content, name = open_checkpoint(source)
+    loaded = load_into(model, content, name)
     return {
         "source": source,
         "layout": loaded.layout,
-        "weights": "running mean" if ema else "as trained",
+        "weights": loaded.weights,
         "epochs": content.get("epoch"),
         "best_validation_mse": content.get("best"),
     }

@@ -184,6 +184,7 @@ def test_the_report_is_a_short_table() -> None:
     assert str(report).splitlines() == [
         "checkpoint    a.pth",
         "layout        openstl-mixvit",
+        "weights       as trained",
         "loaded            4  a, b, c, ...",
         "missing           1  head.weight",
     ]

@@ -44,6 +44,8 @@ def test_the_average_is_preferred_where_there_is_one(tmp_path: Path, model: nn.M
     save_checkpoint(tmp_path / "last.pt", pack_model(model, ema=average))
     key = next(iter(average))
     assert torch.equal(model_from_checkpoint(tmp_path / "last.pt").state_dict()[key], average[key])
+    created = stvit.create_model("mixvit_predictor", checkpoint=tmp_path / "last.pt", **SMALL)
+    assert torch.equal(created.state_dict()[key], average[key])
     own = model_from_checkpoint(tmp_path / "last.pt", ema=False).state_dict()[key]
     assert torch.equal(own, model.state_dict()[key])
 
@@ -52,6 +54,16 @@ def test_own_checkpoints_load_into_a_given_model_too(tmp_path: Path, model: nn.M
     save_checkpoint(tmp_path / "last.pt", pack_model(model))
     report = load_checkpoint(stvit.create_model("mixvit_predictor", **SMALL), tmp_path / "last.pt")
     assert report.layout == "stvit"
+
+
+def test_the_path_may_begin_at_home_and_be_an_address(
+    tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    save_checkpoint(tmp_path / "last.pt", pack_model(model))
+    for source in ("~/last.pt", (tmp_path / "last.pt").as_uri()):
+        assert model_from_checkpoint(source).spec == model.spec
 
 
 def test_a_module_of_ones_own_cannot_be_packed() -> None:

@@ -90,18 +90,25 @@ def test_weights_are_found_in_every_wrapper(tmp_path: Path, kind: str, legacy: b
 
 
 @pytest.mark.parametrize("kind", ["timm, with average", "torchvision, with average"])
-def test_the_average_is_loaded_on_request(tmp_path: Path, kind: str) -> None:
+def test_the_average_is_loaded_unless_it_is_declined(tmp_path: Path, kind: str) -> None:
     weights, model = network().state_dict(), network()
     torch.save(wrapped(kind, weights), tmp_path / "a.pth")
-    load_checkpoint(model, tmp_path / "a.pth", ema=True)
-    assert_same(model, weights)
-    load_checkpoint(model, tmp_path / "a.pth")
+    for ema in (None, True):
+        assert load_checkpoint(model, tmp_path / "a.pth", ema=ema).weights == "running mean"
+        assert_same(model, weights)
+    assert load_checkpoint(model, tmp_path / "a.pth", ema=False).weights == "as trained"
     assert torch.equal(model.state_dict()["conv.weight"], weights["conv.weight"] + 1)
 
 
 def test_an_average_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UserError, match="holds no moving average of its weights; its entries are state_dict"):
         load_checkpoint(network(), {"state_dict": network().state_dict()}, ema=True)
+
+
+def test_an_entry_for_an_average_that_was_not_kept_is_passed_over() -> None:
+    weights, model = network().state_dict(), network()
+    assert load_checkpoint(model, {"state_dict": weights, "ema": None}).weights == "as trained"
+    assert_same(model, weights)
 
 
 def test_safetensors_with_a_prefix(tmp_path: Path) -> None:
