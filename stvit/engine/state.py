@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -91,21 +91,28 @@ def new_state(model: nn.Module, cfg: CfgNode, device: torch.device, steps_per_ep
     )
 
 
-def model_payload(state: TrainingState, cfg: CfgNode) -> dict[str, object]:
-    """What it takes to rebuild and use the model; the content of ``best.pt``."""
+def model_payload(state: TrainingState, cfg: CfgNode, data: Mapping[str, object]) -> dict[str, object]:
+    """What it takes to rebuild and use the model, and what made it; the content of ``best.pt``.
+
+    ``data``: the task's identity, which says what the model has learnt from.
+    """
     return {
         **pack_model(state.model, None if state.ema is None else state.ema.module.state_dict()),
         "epoch": state.epoch,
         "step": state.step,
         "best": state.best,
         "config": config_to_dict(cfg),
+        "data": data,
+        "precision": state.precision.name,
     }
 
 
-def training_payload(state: TrainingState, cfg: CfgNode, metrics_bytes: int) -> dict[str, object]:
+def training_payload(
+    state: TrainingState, cfg: CfgNode, data: Mapping[str, object], metrics_bytes: int
+) -> dict[str, object]:
     """All of it; the content of ``last.pt``. ``metrics_bytes``: how much of metrics.jsonl belongs to it."""
     return {
-        **model_payload(state, cfg),
+        **model_payload(state, cfg, data),
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
         "scaler": state.precision.scaler.state_dict(),
@@ -148,3 +155,35 @@ def refuse_changed_run(checkpoint: Mapping[str, object], cfg: CfgNode, path: str
                 f"{path} was trained with {key} {before.get(key)!r} and this run has {value!r}: "
                 "go back to that value to resume, or choose another OUTPUT_DIR"
             )
+
+
+# Why a test file was not used depends on the folder, not on the sequences.
+NOT_PART_OF_THE_DATA = "published_file_unused_because"
+
+
+def refuse_changed_data(checkpoint: Mapping[str, object], data: Mapping[str, object], path: str) -> None:
+    """Raise :class:`UserError` if training or validation data are not what the checkpoint was trained with.
+
+    The settings can be the same and the data others: DATA.PATH_TO_DATA_DIR may hold other files. A checkpoint that
+    does not say what its data were (it is older than that record) is taken at its settings' word.
+    """
+    saved = checkpoint.get("data")
+    if not isinstance(saved, Mapping):
+        return
+    parts = ["generator_version", "train", "validation", *(["test"] if data.get("validation_is_test") else [])]
+    before, now = ({k: v for part in parts for k, v in _flat(whole.get(part), part)} for whole in (saved, data))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{path} was trained on data whose {key} is {before.get(key)!r} and this run's is {now.get(key)!r}: "
+                "go back to those files (DATA.PATH_TO_DATA_DIR) to resume, or choose another OUTPUT_DIR"
+            )
+
+
+def _flat(value: object, name: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key != NOT_PART_OF_THE_DATA:
+                yield from _flat(inner, f"{name}.{key}")
+    else:
+        yield name, value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -33,6 +33,7 @@ class Task(Protocol[Batch]):
     selected_by: str  # the entry of validate() that the best checkpoint has lowest
     batches_per_epoch: int
     frames_per_sample: int  # for the speed in frames/s
+    identity: Mapping[str, object]  # plain values that say what the data are, for checkpoints and results
 
     def train_batches(self, epoch: int, start_batch: int) -> Iterable[Batch]:
         """The batches of an epoch from the given one on; a function of seed and epoch alone."""
@@ -78,6 +79,7 @@ class MovingMNISTPrediction:
             download=cfg.DATA.DOWNLOAD,
             validate_on_test=data.VALIDATE_ON_TEST,
         )
+        self.identity = self.splits.identity
         self.world, self.device = world, world.device
         self.frames_in, self.frames_out = data.FRAMES_IN, data.FRAMES_OUT
         self.frames_per_sample = data.FRAMES_IN + data.FRAMES_OUT

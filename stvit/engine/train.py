@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,15 @@ from stvit.config import config_to_dict
 from stvit.engine.distributed import World
 from stvit.engine.logging import Board, MetricsFile, Progress
 from stvit.engine.signals import Stopped, StopRequest
-from stvit.engine.state import TrainingState, model_payload, new_state, refuse_changed_run, restore, training_payload
+from stvit.engine.state import (
+    TrainingState,
+    model_payload,
+    new_state,
+    refuse_changed_data,
+    refuse_changed_run,
+    restore,
+    training_payload,
+)
 from stvit.engine.steps import Diverged, Interval, training_step
 from stvit.engine.tasks import Task
 from stvit.errors import UserError
@@ -39,14 +47,14 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
     state = new_state(model, cfg, world.device, steps_per_epoch)
     folder = Path(cfg.OUTPUT_DIR)
     last = folder / "checkpoints" / "last.pt"
-    metrics_bytes = resume(state, cfg, last) if last.exists() else 0
+    metrics_bytes = resume(state, cfg, task.identity, last) if last.exists() else 0
     (folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(cfg), sort_keys=False))
     records = Records(cfg, state, world, metrics_bytes)
 
     def save() -> None:
         state.interval.settle(state.precision)
         with state.interval.pause():
-            save_checkpoint(last, training_payload(state, cfg, records.metrics.size))
+            save_checkpoint(last, training_payload(state, cfg, task.identity, records.metrics.size))
 
     try:
         while state.epoch < cfg.SOLVER.MAX_EPOCH:
@@ -111,15 +119,17 @@ def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, s
     if better:
         state.best = value
         complete = {"epoch": state.epoch + 1, "step": 0}  # nothing of the epoch is missing in this file
-        save_checkpoint(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt", {**model_payload(state, cfg), **complete})
+        payload = {**model_payload(state, cfg, task.identity), **complete}
+        save_checkpoint(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt", payload)
 
 
-def resume(state: TrainingState, cfg: CfgNode, path: Path) -> int:
+def resume(state: TrainingState, cfg: CfgNode, data: Mapping[str, object], path: Path) -> int:
     """Restore ``state`` from ``last.pt``; returns how many bytes of metrics.jsonl belong to it."""
     checkpoint = read_checkpoint(path)
     if "optimizer" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint that stvit's training wrote; choose another OUTPUT_DIR")
     refuse_changed_run(checkpoint, cfg, str(path))
+    refuse_changed_data(checkpoint, data, str(path))
     return restore(state, checkpoint)
 
 

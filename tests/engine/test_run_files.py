@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from stvit.config import load_config
 from stvit.engine import run as run_module
 from stvit.engine.distributed import World
 from stvit.engine.signals import Stopped, StopRequest
+from stvit.engine.state import refuse_changed_data
 from stvit.engine.steps import Diverged
 from stvit.engine.tasks import MovingMNISTPrediction
 from stvit.errors import UserError
@@ -388,6 +390,30 @@ def test_a_setting_that_would_change_a_resumed_run_is_refused_by_name(run, finis
     assert "another OUTPUT_DIR" in message
     assert "\n" not in message
     assert snapshot(finished) == before
+
+
+def test_other_data_under_the_same_settings_are_refused_when_resuming(run, finished, monkeypatch):
+    before = snapshot(finished)
+    original = stvit.engine.tasks.moving_mnist_splits
+
+    def other_digits(**settings):
+        splits = original(**settings)
+        train = {**splits.identity["train"], "digits_sha256": "0" * 64}
+        return replace(splits, identity={**splits.identity, "train": train})
+
+    monkeypatch.setattr(stvit.engine.tasks, "moving_mnist_splits", other_digits)
+    with pytest.raises(UserError, match=r"train\.digits_sha256 is .* this run's is '0000.*DATA\.PATH_TO_DATA_DIR"):
+        run(finished)
+    assert snapshot(finished) == before
+
+
+def test_another_test_set_may_follow_a_resumed_run_unless_it_chooses_the_best():
+    def identity(length, on_test):
+        return {"train": {"seed": 1}, "test": {"length": length}, "validation_is_test": on_test}
+
+    refuse_changed_data({"data": identity(5, False)}, identity(6, False), "last.pt")
+    with pytest.raises(UserError, match=r"test\.length is 5 and this run's is 6"):
+        refuse_changed_data({"data": identity(5, True)}, identity(6, True), "last.pt")
 
 
 def test_settings_that_change_no_weight_may_differ_when_resuming(run, finished, tmp_path):
