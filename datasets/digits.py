@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def load_digits(source: str, split: str, root: str | Path = "data", download: bo
 
     ``source``: ``mnist`` or ``sklearn``; ``split``: ``train`` or ``test``, which share no image. ``root`` is where
     MNIST's idx files are looked for (plain or .gz, also in ``MNIST/raw``) and downloaded to when ``download`` is set.
-    Raises :class:`UserError` for missing or damaged files and ``OSError`` when a download fails.
+    Raises :class:`UserError` for missing or damaged files and for a ``root`` that is no folder, and ``OSError`` when a
+    download fails.
     """
     if source not in SOURCES:
         raise UserError(f"no digit source {source!r}: choose {' or '.join(SOURCES)}{nearest(source, SOURCES)}")
@@ -66,6 +68,8 @@ def load_digits(source: str, split: str, root: str | Path = "data", download: bo
         raise UserError(f"no digit split {split!r}: choose train or test")
     if size < 1:
         raise UserError(f"digit size is {size}: it must be at least 1 pixel")
+    if Path(root).is_file():
+        raise UserError(f"{root} is a file, not a folder: set DATA.PATH_TO_DATA_DIR to the folder of the data")
     images = _sklearn_images(split, size) if source == "sklearn" else _mnist_images(split, Path(root), download, size)
     return Digits.of(images, f"{source}-{split}")
 
@@ -78,8 +82,8 @@ def _mnist_images(split: str, root: Path, download: bool, size: int) -> np.ndarr
     if path is None:
         what = f"no {_MNIST_FILES[split]}[.gz] in" if root.is_dir() else "there is no folder"
         raise UserError(
-            f"{what} {root}: put MNIST's idx files there, allow the download, or take the digits 'sklearn', "
-            "which need no files"
+            f"{what} {root}: put MNIST's idx files there, set DATA.DOWNLOAD True to fetch them, "
+            "or set MOVING_MNIST.DIGITS sklearn, which needs no files"
         )
     images = read_idx_images(path)
     if images.shape[1:] != (28, 28):
@@ -95,13 +99,18 @@ def _find_mnist(root: Path, split: str) -> Path | None:
 def _download_mnist(root: Path, split: str) -> None:
     from torchvision.datasets import MNIST
 
+    target = root / "MNIST" / "raw"  # torchvision makes it before it knows whether anything can be fetched
+    new_folders = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
         MNIST(str(root), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError after mirrors
+        for folder in new_folders:  # from the innermost outwards
+            with suppress(OSError):  # never made, or not empty
+                folder.rmdir()
         reason = " ".join(str(error).split())
         raise OSError(
             f"could not download MNIST to {root} ({reason}): put the idx files there by hand, "
-            "or take the digits 'sklearn', which need no files"
+            "or set MOVING_MNIST.DIGITS sklearn, which needs no files"
         ) from error
 
 

@@ -57,7 +57,15 @@ class TestMNIST:
         assert f"there is no folder {tmp_path / 'nowhere'}" in message
         message = one_line_error("mnist", "test", tmp_path)
         assert f"no {TEST}[.gz] in {tmp_path}" in message
-        assert "sklearn" in message
+        assert "DATA.DOWNLOAD True" in message
+        assert "MOVING_MNIST.DIGITS sklearn" in message
+
+    @pytest.mark.parametrize("source", ["mnist", "sklearn"])
+    @pytest.mark.parametrize("download", [False, True])
+    def test_a_file_in_the_place_of_the_folder_is_named(self, tmp_path: Path, source: str, download: bool):
+        (tmp_path / "data").write_text("a file")
+        message = one_line_error(source, "train", tmp_path / "data", download)
+        assert f"{tmp_path / 'data'} is a file, not a folder: set DATA.PATH_TO_DATA_DIR" in message
 
     @pytest.mark.parametrize(
         ("damage", "message"),
@@ -94,6 +102,35 @@ class TestMNIST:
             load_digits("mnist", "train", tmp_path, download=True)
         assert "\n" not in str(caught.value)
         assert not isinstance(caught.value, UserError)
+
+    @pytest.mark.parametrize("there_before", ["", "data", "data/MNIST", "data/MNIST/raw"])
+    def test_a_failed_download_removes_the_empty_folders_it_made(self, tmp_path: Path, there_before: str, monkeypatch):
+        import torchvision.datasets
+
+        def offline(root: str, **settings: object) -> None:
+            (Path(root) / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+            raise RuntimeError("Error downloading")
+
+        monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+        (tmp_path / there_before).mkdir(parents=True, exist_ok=True)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(OSError, match="could not download MNIST"):
+            load_digits("mnist", "train", tmp_path / "data", download=True)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_failed_download_keeps_what_was_fetched(self, tmp_path: Path, monkeypatch):
+        import torchvision.datasets
+
+        def interrupted(root: str, **settings: object) -> None:
+            folder = Path(root) / "MNIST" / "raw"
+            folder.mkdir(parents=True)
+            (folder / f"{TEST}.gz").write_bytes(b"fetched")
+            raise RuntimeError("Error downloading")
+
+        monkeypatch.setattr(torchvision.datasets, "MNIST", interrupted)
+        with pytest.raises(OSError, match="could not download MNIST"):
+            load_digits("mnist", "train", tmp_path / "data", download=True)
+        assert (tmp_path / "data" / "MNIST" / "raw" / f"{TEST}.gz").read_bytes() == b"fetched"
 
     def test_a_download_is_used_and_only_asked_for_when_needed(self, tmp_path: Path, images, monkeypatch):
         import torchvision.datasets

@@ -225,7 +225,7 @@ class TestPublishedTestFile:
 
 class TestMistakes:
     def test_mnist_without_files_says_what_to_do(self, tmp_path: Path):
-        with pytest.raises(UserError, match="allow the download, or take the digits 'sklearn'"):
+        with pytest.raises(UserError, match=r"set DATA\.DOWNLOAD True .* or set MOVING_MNIST\.DIGITS sklearn"):
             small_splits(tmp_path, digits="mnist")
 
     def test_impossible_frames_are_named(self, tmp_path: Path):
