@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -81,11 +81,13 @@ def sequence_loader(
     batches: EpochBatchSampler | int,
     workers: int = 0,
     pin_memory: bool = False,
+    worker_init_fn: Callable[[int], None] | None = None,
 ) -> DataLoader[SequenceBatch]:
     """A loader of :class:`SequenceBatch` over a sequence dataset of this package.
 
     ``batches``: a sampler for training, or a batch size for one pass in order with nothing left out. ``workers``:
     processes that make batches, 0 for none; they live as long as the loader. ``pin_memory``: for fast copies to CUDA.
+    ``worker_init_fn``: called first in each worker, with its number.
     """
     if isinstance(batches, int):
         if batches < 1:
@@ -105,6 +107,7 @@ def sequence_loader(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
+        worker_init_fn=worker_init_fn,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(0),
     )

@@ -1,6 +1,8 @@
 """Array files of frame sequences: read as they are, refused in one line when they are something else."""
 
 import errno
+import operator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,12 @@ class TestReading:
         dataset = open_frame_sequences(tmp_path / "set.npy")
         for ours, theirs in zip(sequence_loader(dataset, 3), sequence_loader(dataset, 3, workers=2), strict=True):
             assert torch.equal(ours.frames, theirs.frames)
+
+    def test_workers_can_be_prepared(self, array: np.ndarray):
+        fails_in_worker_0 = partial(operator.floordiv, 1)  # workers may be spawned, so no function of this module
+        loader = sequence_loader(FrameSequences(array), 3, workers=1, worker_init_fn=fails_in_worker_0)
+        with pytest.raises(ZeroDivisionError):
+            next(iter(loader))
 
     def test_fewer_frames_and_sequences_are_the_first_ones(self, array: np.ndarray):
         dataset = FrameSequences(array, frames=4, length=7)
