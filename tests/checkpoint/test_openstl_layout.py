@@ -39,6 +39,15 @@ def test_filters_of_another_wavelet_are_refused(published: dict[str, torch.Tenso
         openstl_mixvit.to_stvit({**published, "dwt_l2.w_l": torch.ones(1, 2)})
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_files_of_another_precision_are_converted(published: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    converted = openstl_mixvit.to_stvit({key: value.to(dtype) for key, value in published.items()})
+    assert converted.keys() == openstl_mixvit.to_stvit(published).keys()
+    shifted = published["dwt_l2.w_l"].to(dtype) * 1.05
+    with pytest.raises(UserError, match="not the haar filter"):
+        openstl_mixvit.to_stvit({**published, "dwt_l2.w_l": shifted})
+
+
 def test_a_table_of_a_window_that_is_not_square_is_refused(published: dict[str, torch.Tensor]) -> None:
     key = "hid.enc.0.block.attn_grid.attn.rel_pos.relative_position_bias_table"
     with pytest.raises(UserError, match="105 rows is not that of a square window"):
