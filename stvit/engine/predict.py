@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,8 +60,8 @@ def predict(
     described = _described(model)
     in_frames = described.frames or 0
     wanted = described.out_frames if out_frames is None else out_frames
-    if wanted is None or wanted < 1:
-        raise UserError(f"out_frames must be at least 1, not {out_frames}")
+    if not isinstance(wanted, Integral) or wanted < 1:
+        raise UserError(f"out_frames must be a whole number of at least 1, not {out_frames!r}")
     if start is not None and start < 0:
         raise UserError(f"the first input frame (start) counts from 0; {start} is before it")
 
@@ -71,9 +71,9 @@ def predict(
         raise UserError(f"{where} has {len(frames)} frames{after}; the model needs {in_frames}")
     pixels = to_model_frames(frames, described)
     past, later = pixels[:in_frames], pixels[in_frames:]
-    device = next(model.parameters(), past).device
+    weight = next((p for p in model.parameters() if p.is_floating_point()), past)
     with _evaluating(model), torch.inference_mode():
-        predicted = model(past[None].to(device), out_frames=wanted)[0].float().cpu()
+        predicted = model(past[None].to(weight.device, weight.dtype), out_frames=int(wanted))[0].float().cpu()
     if not predicted.isfinite().all():
         raise UserError(f"the model predicts values that are not finite for {where}; its weights may be broken")
     truth = later.numpy() if len(later) else None
@@ -88,17 +88,17 @@ def _model(model_or_checkpoint: nn.Module | str | PathLike[str], device: str | t
         return model_or_checkpoint if device is None else model_or_checkpoint.to(device)
     from stvit.checkpoint import model_from_checkpoint  # reading files is not needed for a model in memory
 
-    if not Path(model_or_checkpoint).is_file():
-        raise UserError(f"there is no checkpoint file {model_or_checkpoint}")
     model = model_from_checkpoint(model_or_checkpoint)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _check_device(device: str | torch.device) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown word; a backend that torch was built without
-        raise UserError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # an unknown word; a backend torch was built without; "meta"
+        raise UserError(
+            f"the device {str(device)!r} cannot be used here: choose 'cpu', or 'cuda' where there is a GPU"
+        ) from error
 
 
 def _described(model: nn.Module) -> Preprocessing:
@@ -118,6 +118,11 @@ def _read(source: Source, sequence: int | None, start: int | None, count: int) -
     if isinstance(source, np.ndarray):
         where = "the array"
         return frames_from_array(source, where, sequence=sequence, start=start, count=count), where
+    if not isinstance(source, str | PathLike):
+        raise UserError(
+            f"frames are predicted from a path, a numpy array or a tensor, not from a {type(source).__name__}: "
+            "np.stack turns a list of frames into an array"
+        )
     return read_frames(source, sequence=sequence, start=start, count=count), str(source)
 
 

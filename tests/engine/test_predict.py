@@ -23,6 +23,7 @@ class AddsATenth(nn.Module):
 
     def forward(self, frames: Tensor, out_frames: int | None = None) -> Tensor:
         assert frames.shape[1:] == (3, 1, 8, 8)
+        assert frames.dtype == self.step.dtype
         steps = torch.arange(1, out_frames + 1)[:, None, None, None]
         return self.dropout(frames[:, -1:] + self.step * steps)
 
@@ -71,6 +72,23 @@ def test_one_sequence_of_several_is_predicted():
     assert values(predict(batch, AddsATenth(), sequence=1).past) == pytest.approx([0.2, 0.1, 0.0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_frames_are_cast_to_the_precision_of_the_model(dtype):
+    result = predict(FRAMES, AddsATenth().to(dtype))
+    assert result.past.dtype == result.predicted.dtype == np.float32
+    assert values(result.predicted) == pytest.approx([0.8, 0.9], abs=0.01)
+
+
+def test_the_number_of_frames_may_be_numpy_s():
+    assert len(predict(FRAMES, AddsATenth(), out_frames=np.int64(3)).predicted) == 3
+
+
+@pytest.mark.parametrize("source", [None, [FRAMES[0], FRAMES[1]], 3])
+def test_a_source_of_another_type_is_refused(source):
+    with pytest.raises(UserError, match=f"a numpy array or a tensor, not from a {type(source).__name__}"):
+        predict(source, AddsATenth())
+
+
 def test_every_module_stays_in_the_mode_it_was_in():
     model = AddsATenth().train()
     model.dropout.eval()
@@ -90,7 +108,9 @@ def test_the_caller_s_array_is_left_alone():
     [
         ({"start": 6}, "the array has 2 frames from frame 6 on; the model needs 3"),
         ({"start": -1}, "counts from 0; -1 is before it"),
-        ({"out_frames": 0}, "out_frames must be at least 1, not 0"),
+        ({"out_frames": 0}, "out_frames must be a whole number of at least 1, not 0"),
+        ({"out_frames": 2.0}, r"at least 1, not 2\.0"),
+        ({"out_frames": "2"}, "at least 1, not '2'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -118,10 +138,11 @@ def test_predictions_that_are_not_finite_are_refused():
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match="device 'abacus' cannot be used here"):
-        predict(FRAMES, AddsATenth(), device="abacus")
+    for device in ("abacus", "meta"):
+        with pytest.raises(UserError, match=f"device '{device}' cannot be used here: choose 'cpu'"):
+            predict(FRAMES, AddsATenth(), device=device)
 
 
 def test_a_checkpoint_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"there is no checkpoint file nowhere\.pt"):
+    with pytest.raises(UserError, match=r"there is no checkpoint nowhere\.pt"):
         predict(FRAMES, "nowhere.pt")

@@ -125,4 +125,4 @@ def test_help_shows_an_example(tool, capsys):
 def test_the_process_leaves_with_the_status_and_no_traceback(folder):
     words = ["--checkpoint", "gone.pt", "--input", "square.gif", "--output", "out"]
     done = subprocess.run([sys.executable, TOOL, *words], cwd=folder, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no checkpoint file gone.pt\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no checkpoint gone.pt\n")
