@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from stvit.checkpoint.load import load_into, open_checkpoint
 from stvit.config import config_to_dict
-from stvit.engine.provenance import code_commit, versions
+from stvit.engine.provenance import code_commit, training_record, versions
 from stvit.engine.signals import Stopped, StopRequest
 from stvit.engine.tasks import MovingMNISTPrediction
 from stvit.errors import UserError
@@ -56,6 +58,8 @@ def evaluate(
         OSError: the files cannot be read or written.
     """
     weights = load_weights(cfg, model)
+    trained = training_record(str(weights["source"]))
+    begun = time.monotonic()
     model.eval()
     methods: dict[str, Predict] = {cfg.MODEL.NAME: model, **(BASELINES if cfg.TEST.BASELINES else {})}
     print(f"evaluating on {len(task.splits.test)} test sequences", flush=True)
@@ -70,8 +74,9 @@ def evaluate(
         "methods": {name: summary(metrics) for name, metrics in measured.metrics.items()},
         "peak_brightness": measured.peak_brightness,
         "protocol": PROTOCOL,
-        "notes": [FLATTERED] if cfg.MOVING_MNIST.VALIDATE_ON_TEST else [],
+        "notes": [*task.notes(), *([FLATTERED] if cfg.MOVING_MNIST.VALIDATE_ON_TEST or trained.chosen_on_test else [])],
         "data": task.splits.identity,
+        "trained_on": trained.data,
         "sequences": measured.metrics[cfg.MODEL.NAME].sequences,
         "checkpoint": weights,
         "model": {
@@ -83,7 +88,10 @@ def evaluate(
         "commit": code_commit(),
         "versions": versions(),
         "device": str(task.device) if task.device.type == "cpu" else torch.cuda.get_device_name(task.device),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "precision": trained.precision,
         "training_seconds": training_seconds,
+        "evaluation_seconds": time.monotonic() - begun,
     }
     folder = Path(cfg.OUTPUT_DIR)
     files = {

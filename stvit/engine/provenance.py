@@ -1,13 +1,16 @@
-"""Which code and which libraries made a result."""
+"""Which code, which libraries and which training made a result."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import stvit
+from stvit.checkpoint import read_checkpoint
 
 LIBRARIES = ("stvit", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -25,6 +28,37 @@ def code_commit() -> str | None:
         return None  # not a checkout, or installed inside one of something else
     commit, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "-uno")
     return f"{commit}-dirty" if commit and changes else commit
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a checkpoint says about the training behind it; all empty for files that others wrote."""
+
+    data: dict[str, object] | None = None  # "train" and "validation" as in Splits.identity
+    precision: str | None = None  # the number format really used: fp32, bf16 or fp16
+    chosen_on_test: bool = False  # the test set was its validation set
+
+
+def training_record(source: str) -> TrainingRecord:
+    """The record inside a file that stvit's training wrote; an empty one for other files and for addresses."""
+    path = Path(source).expanduser()
+    content = read_checkpoint(path) if path.is_file() else {}
+    if not str(content.get("format", "")).startswith("stvit-checkpoint-"):
+        return TrainingRecord()
+    data, precision = content.get("data"), content.get("precision")
+    settings = _inside(content.get("config"), "MOVING_MNIST", "VALIDATE_ON_TEST")
+    return TrainingRecord(
+        data={part: data.get(part) for part in ("train", "validation")} if isinstance(data, Mapping) else None,
+        precision=precision if isinstance(precision, str) else None,
+        chosen_on_test=settings is True or _inside(data, "validation_is_test") is True,
+    )
+
+
+def _inside(tree: object, *path: str) -> object:
+    """An entry of nested mappings, None where there is none."""
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -33,6 +33,8 @@ def run(cfg: CfgNode) -> None:
     prepare_output(cfg)
     seed_everything(cfg.RNG_SEED, cfg.DETERMINISTIC)
     task = MovingMNISTPrediction(cfg, world)
+    for note in task.notes():
+        print(f"note: {note}", flush=True)
     model = build_model(cfg, task, world)
     with stop_on_signals() as stop:
         if cfg.TRAIN.ENABLE:

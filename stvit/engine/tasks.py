@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,8 +83,7 @@ class MovingMNISTPrediction:
         self.world, self.device = world, world.device
         self.frames_in, self.frames_out = data.FRAMES_IN, data.FRAMES_OUT
         self.frames_per_sample = data.FRAMES_IN + data.FRAMES_OUT
-        self._image_size, self._digits = data.IMAGE_SIZE, data.DIGITS
-        self._test_digits = data.TEST_NUM_DIGITS or data.NUM_DIGITS
+        self._image_size = data.IMAGE_SIZE
         self._eval_batch = cfg.TEST.BATCH_SIZE
         self._workers = cfg.DATA_LOADER.NUM_WORKERS
         self._pin_memory = cfg.DATA_LOADER.PIN_MEMORY and self.device.type == "cuda"
@@ -113,11 +112,24 @@ class MovingMNISTPrediction:
 
     def describe_test_set(self) -> str:
         """In one line: how many sequences of what."""
-        digits = " or ".join(map(str, self._test_digits))
+        test = self._test_identity()
+        if test["kind"] == "published file":
+            source, numbers = "mnist", [2]  # whatever the digits of training are
+        else:
+            source, numbers = test["digits"], test["n_digits"]
+        digits = " or ".join(map(str, numbers))
         return (
-            f"{len(self.splits.test)} sequences of {digits} {self._digits} digit{'s' * (digits != '1')} on "
+            f"{len(self.splits.test)} sequences of {digits} {source} digit{'s' * (digits != '1')} on "
             f"{self._image_size}x{self._image_size} pixels, {self.frames_in} -> {self.frames_out} frames"
         )
+
+    def _test_identity(self) -> Mapping[str, Any]:
+        return cast("Mapping[str, Any]", self.splits.identity["test"])
+
+    def notes(self) -> list[str]:
+        """What a reader of the results must know about the data, a line each."""
+        reason = self._test_identity().get("published_file_unused_because")
+        return [f"The published test file is there but was not used: {reason}."] if reason else []
 
     def check_model(self, model: nn.Module) -> None:
         """Raise :class:`UserError` unless the model takes as many frames as the sequences have."""

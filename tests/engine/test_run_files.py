@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,57 @@ def test_validation_on_the_test_set_is_confessed(run, tmp_path):
     assert found["data"]["validation_is_test"] is True
     best = min(r["mse"] for r in lines(output, "validation"))
     assert found["methods"]["mixvit_predictor"]["mean"]["mse"] == pytest.approx(best, rel=1e-6)
+
+
+def test_an_evaluation_confesses_how_its_checkpoint_was_chosen(run, tmp_path):
+    chosen = ("MOVING_MNIST.VALIDATE_ON_TEST", "True", "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False")
+    checkpoint = run(tmp_path / "run", *chosen) / "checkpoints" / "best.pt"
+    output = run(tmp_path / "eval", "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(checkpoint))
+    found = results(output)
+    assert "chosen on the test set" in found["notes"][0]
+    assert found["data"]["validation_is_test"] is False  # the evaluation's own setting
+    assert "the test set" in found["trained_on"]["validation"]["kind"]
+
+
+def test_the_results_say_what_the_checkpoint_was_trained_on_when_and_how(run, finished, tmp_path):
+    found, saved = results(finished), read_checkpoint(finished / "checkpoints" / "best.pt")
+    assert found["trained_on"] == {part: saved["data"][part] for part in ("train", "validation")}
+    assert found["trained_on"]["train"]["length"] == 2 * STEPS
+    assert found["precision"] == "fp32"  # what auto is on the CPU
+    assert datetime.fromisoformat(found["date"]).utcoffset() == timedelta(0)
+    assert 0 < found["evaluation_seconds"] < 600
+    path = tmp_path / "weights.pth"
+    torch.save(weights(finished, "best.pt"), path)
+    output = run(tmp_path / "eval", "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(path))
+    assert (results(output)["trained_on"], results(output)["precision"]) == (None, None)
+
+
+def test_a_published_file_that_does_not_answer_the_settings_is_told(run, finished, tmp_path, capsys):
+    import numpy as np
+
+    np.save(tmp_path / "mnist_test_seq.npy", np.zeros((20, 5, 64, 64), dtype=np.uint8))
+    checkpoint = str(finished / "checkpoints" / "best.pt")
+    output = run(
+        tmp_path / "eval", "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint,
+        "DATA.PATH_TO_DATA_DIR", str(tmp_path),
+    )  # fmt: skip
+    (note,) = results(output)["notes"]
+    assert "not used: digits is sklearn, not mnist" in note
+    assert f"note: {note}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ({"kind": "published file"}, "5 sequences of 2 mnist digits on 12x12"),
+        ({"kind": "generated", "digits": "sklearn", "n_digits": [1, 3]}, "5 sequences of 1 or 3 sklearn digits on"),
+    ],
+    ids=["published", "generated"],
+)
+def test_the_test_set_is_described_as_what_it_is(settings, tmp_path, test, said):
+    task = MovingMNISTPrediction(settings(tmp_path), World(torch.device("cpu")))
+    task.splits = replace(task.splits, identity={**task.splits.identity, "test": test})
+    assert task.describe_test_set().startswith(said)
 
 
 def test_evaluation_may_show_other_numbers_of_digits(run, finished, tmp_path):
