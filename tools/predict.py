@@ -1,10 +1,11 @@
-"""Predict the frames that follow those of an array, image folder, GIF or video.
+r"""Predict the frames that follow those of an array, image folder, GIF or video.
 
 The input is the last frames of the source, as many as the model takes. With --start it begins at that frame (from 0),
 and the frames after it are shown beside the prediction as the truth.
 
 Example:
-    python tools/predict.py --checkpoint runs/demo/best.pt --input digits.gif --start 0 --output runs/predicted
+    python tools/predict.py --checkpoint output/demo/checkpoints/best.pt \
+        --input docs/bouncing_digit.gif --start 0 --output output/predicted
 
 Writes prediction.npy (frames x channels x height x width, float32 in [0, 1]), prediction.gif and strip.png; nothing is
 written, and earlier files stay, unless all three are done.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,10 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--start", type=int, help="first input frame, from 0 (default: use the last frames)")
     parser.add_argument("--sequence", type=int, help="which sequence of an array that holds several, from 0")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     options = parser.parse_args(argv)
-    if options.output.exists() and not options.output.is_dir():
-        raise UserError(f"--output {options.output} is a file; give a folder")
+    check_output(options.output)
     result = predict(
         options.input,
         create_model(options.model, checkpoint=options.checkpoint) if options.model else options.checkpoint,
@@ -53,18 +54,47 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     files = rendered(result, title(result, Path(options.input).name, options.start))
-    replace_files({options.output / name: content for name, content in files.items()})
+    try:
+        replace_files({options.output / name: content for name, content in files.items()})
+    except OSError as error:
+        raise unwritable(options.output, error) from error
     for name in files:
         print(options.output / name)
 
 
+def check_output(folder: Path) -> None:
+    """Find out before the work whether its results can be written; makes no folder yet.
+
+    Raises:
+        UserError: a file stands where a folder is needed.
+        OSError: the system allows no file there.
+    """
+    try:
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            place = "" if existing == folder else f" lies below {existing}, which"
+            raise UserError(f"--output {folder}{place} is a file; give a folder")
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> OSError:
+    """What to say when the results cannot be written."""
+    return OSError(f"--output {folder} cannot be written ({error.strerror}): free space or give another folder")
+
+
 def title(result: Prediction, source: str, start: int | None) -> str:
-    """What was predicted from what, and how far it is from the truth where that is known."""
+    """What was predicted from what, and how far it is from the truth where that is known.
+
+    The error is that of the pictures, clipped to [0, 1]; ``stvit.metrics`` measures MSE without clipping.
+    """
     text = f"{result.model_name} from {source}, {'its last frames' if start is None else f'frame {start} on'}"
     if result.truth is None:
         return text
     error = (result.predicted[: len(result.truth)].astype(np.float64) - result.truth) ** 2
-    return f"{text}, MSE {error.sum() / len(error):.1f}"
+    return f"{text}, MSE (clipped) {error.sum() / len(error):.1f}"
 
 
 def rendered(result: Prediction, text: str) -> dict[str, bytes]:

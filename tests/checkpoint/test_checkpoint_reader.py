@@ -207,7 +207,7 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path: Path, content: byt
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder, not a checkpoint"):
+    with pytest.raises(UserError, match=r"is a folder, not a checkpoint: name the file in it$"):
         read_checkpoint(tmp_path)
     with pytest.raises(UserError, match=r"there is no checkpoint .*missing\.pth"):
         read_checkpoint(tmp_path / "missing.pth")

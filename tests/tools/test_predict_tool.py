@@ -1,5 +1,6 @@
 """The command line that predicts from a file, on a checkpoint of a small network."""
 
+import errno
 import importlib.util
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import stvit
 from stvit.checkpoint import pack_model, save_checkpoint
 from stvit.checkpoint.layouts import openstl_mixvit
 from stvit.cli import run
-from stvit.engine.predict import predict
+from stvit.engine.predict import Prediction, predict
 
 TOOL = Path(__file__).parents[2] / "tools" / "predict.py"
 ROWS = {"prediction.npy", "prediction.gif", "strip.png"}
@@ -59,6 +60,7 @@ def tool(folder, monkeypatch, capsys):
         status = run(module.main, [str(word) for word in words])
         return status, *capsys.readouterr()
 
+    run_tool.module = module
     return run_tool
 
 
@@ -99,11 +101,20 @@ def test_a_bare_state_dict_is_used_when_its_model_is_named(folder, tool):
         (("--input", "square.gif", "--start", "x", "--output", "kept"), 2, "invalid int value: 'x'"),
         (("--input", "square.gif", "--output", "square.gif"), 2, "square.gif is a file; give a folder"),
         (("--input", "square.gif", "--checkpoint", "square.gif", "--output", "kept"), 2, "square.gif"),
-        (("--input", "square.gif", "--output", "/proc/no/folder"), 1, "/proc/no"),
+        (("--input", "square.gif", "--output", "square.gif/x"), 2, "square.gif, which is a file; give a folder"),
+        (("--input", "square.gif", "--output", "/proc/no/folder"), 1, "--output /proc/no/folder cannot be written ("),
+        (("--input", "square.gif", "--checkpoint", "run", "--output", "kept"), 2, "as run/checkpoints/best.pt"),
+        (
+            ("--input", "square.gif", "--device", "abacus", "--output", "kept"),
+            2,
+            "'abacus' cannot be used here: choose",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_earlier_results(folder, tool, words, status, message):
     (folder / "kept").mkdir(exist_ok=True)
+    (folder / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "run" / "checkpoints" / "best.pt").touch()
     for name in ROWS:
         (folder / "kept" / name).write_bytes(b"earlier")
     got, _, err = tool("--checkpoint", "small.pt", *words)
@@ -113,6 +124,30 @@ def test_a_mistake_is_one_line_and_leaves_earlier_results(folder, tool, words, s
     assert message in err
     assert all((folder / "kept" / name).read_bytes() == b"earlier" for name in ROWS)
     assert {file.name for file in (folder / "kept").iterdir()} == ROWS
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(tool):
+    """The checkpoint that is not there would be missed next."""
+    status, _, err = tool("--checkpoint", "gone.pt", "--input", "gone.gif", "--output", "/proc/no/folder")
+    assert status == 1
+    assert err.startswith("error: --output /proc/no/folder cannot be written (")
+    assert err.endswith("): free space or give another folder\n")
+
+
+def test_a_disk_that_fills_up_is_named_by_the_option(folder, tool, monkeypatch):
+    def full(files: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tool.module, "replace_files", full)
+    status, _, err = tool("--checkpoint", "small.pt", "--input", "square.gif", "--output", "out/full")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "--output out/full cannot be written (No space left on device): free space" in err
+
+
+def test_the_title_says_that_the_error_is_of_clipped_frames(tool):
+    frames = np.zeros((2, 1, 4, 4), np.float32)
+    result = Prediction(frames, frames + 0.5, frames[:1], "net")
+    assert tool.module.title(result, "x.gif", 0) == "net from x.gif, frame 0 on, MSE (clipped) 4.0"
 
 
 def test_help_shows_an_example(tool, capsys):
