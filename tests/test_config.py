@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stvit.config import config_to_dict, default_config, load_config
-from stvit.config.checks import ABOVE_ZERO, AT_LEAST_ONE, CHOICES, NOT_NEGATIVE
+from stvit.config.checks import ABOVE_ZERO, AT_LEAST_ONE, AT_MOST, CHOICES, NOT_NEGATIVE
 from stvit.config.reading import leaves
 from stvit.errors import UserError
 
@@ -139,6 +139,13 @@ def test_a_file_that_holds_no_settings_is_refused_with_its_name(tmp_path, text):
     assert refusal(path).startswith(path)
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "OUTPUT_DIR: é\n".encode("latin-1")])
+def test_a_file_that_is_not_text_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    assert refusal(str(path)) == f"{path}: not a UTF-8 text file"
+
+
 def test_a_missing_file_is_named():
     assert "nowhere.yaml" in refusal("nowhere.yaml")
 
@@ -164,6 +171,10 @@ def test_numbers_outside_their_range_are_refused(keys, value):
         (("SOLVER.LR_POLICY", "cosine", "SOLVER.WARMUP_EPOCHS", "200"), "SOLVER.WARMUP_EPOCHS"),
         (("SOLVER.LR_POLICY", "cosine", "SOLVER.COSINE_END_LR", "1"), "SOLVER.COSINE_END_LR"),
         (("SOLVER.WARMUP_EPOCHS", "1"), "SOLVER.WARMUP_EPOCHS"),
+        (("SOLVER.LR_POLICY", "cosine", "SOLVER.WARMUP_START_LR", "1e-5"), "SOLVER.WARMUP_START_LR"),
+        (("SOLVER.LR_POLICY", "cosine", "SOLVER.ONECYCLE_PCT_START", "0.1"), "SOLVER.ONECYCLE_PCT_START"),
+        (("SOLVER.LR_POLICY", "cosine", "SOLVER.ONECYCLE_DIV", "5"), "SOLVER.ONECYCLE_DIV"),
+        (("NUM_GPUS", "0", "TRAIN.PRECISION", "fp16"), "TRAIN.PRECISION"),
         (("SOLVER.ONECYCLE_PCT_START", "1"), "SOLVER.ONECYCLE_PCT_START"),
         (("SOLVER.BETAS", "[1, 0.9]"), "SOLVER.BETAS"),
         (("SOLVER.EMA_DECAY", "1"), "SOLVER.EMA_DECAY"),
@@ -183,6 +194,12 @@ def test_numbers_outside_their_range_are_refused(keys, value):
 )
 def test_combinations_that_cannot_work_are_refused(pairs, key):
     assert f" {key} is " in refusal(None, *pairs)
+
+
+@pytest.mark.parametrize("key", AT_MOST)
+def test_numbers_above_their_limit_are_refused_and_the_limit_is_not(key):
+    assert refusal(None, key, str(AT_MOST[key] + 1)).endswith(f"it must be at most {AT_MOST[key]}")
+    assert leaves(load_config(None, [key, str(AT_MOST[key])]))[key] == AT_MOST[key]
 
 
 def test_every_numeric_setting_has_a_range():

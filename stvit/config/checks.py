@@ -7,6 +7,7 @@ from typing import NoReturn, Protocol
 
 from fvcore.common.config import CfgNode
 
+from stvit.config.defaults import default_config
 from stvit.config.reading import leaves
 from stvit.errors import UserError, nearest
 
@@ -46,6 +47,13 @@ NOT_NEGATIVE = (
     "SOLVER.CLIP_GRAD_L2NORM",
 )
 
+AT_MOST: dict[str, int] = {
+    "RNG_SEED": 2**63 - 1,  # what torch's generators and the counters of the sequences take
+    "MOVING_MNIST.TRAIN_SEQUENCES": 2**31,
+    "MOVING_MNIST.VAL_SEQUENCES": 2**31,
+    "MOVING_MNIST.TEST_SEQUENCES": 2**31,
+}
+
 # Side of the windows of the structural similarity (stvit.metrics.windows, which needs torch).
 SSIM_WINDOW = 7
 
@@ -69,6 +77,9 @@ def check(cfg: CfgNode, places: Mapping[str, str]) -> None:
         for key in keys:
             if values[key] < lowest:  # type: ignore[operator]
                 refuse(key, wanted)
+    for key, highest in AT_MOST.items():
+        if values[key] > highest:  # type: ignore[operator]
+            refuse(key, f"it must be at most {highest}")
     for key in ABOVE_ZERO:
         if values[key] <= 0:  # type: ignore[operator]
             refuse(key, "it must be above 0")
@@ -91,6 +102,8 @@ class Refuse(Protocol):
 def _check_devices(cfg: CfgNode, refuse: Refuse) -> None:
     if cfg.NUM_GPUS > 1:
         refuse("NUM_GPUS", "several GPUs are not supported yet; use 1, or 0 for the CPU")
+    if cfg.NUM_GPUS == 0 and cfg.TRAIN.ENABLE and cfg.TRAIN.PRECISION == "fp16":
+        refuse("TRAIN.PRECISION", "fp16 needs a GPU; use fp32 or bf16")
 
 
 def _check_solver(cfg: CfgNode, refuse: Refuse) -> None:
@@ -106,6 +119,11 @@ def _check_solver(cfg: CfgNode, refuse: Refuse) -> None:
             if solver[key]:
                 refuse(f"SOLVER.{key}", "SOLVER.LR_POLICY onecycle does not use it; its keys are SOLVER.ONECYCLE_*")
         return
+    for key, default in default_config().SOLVER.items():
+        if key.startswith("ONECYCLE_") and solver[key] != default:
+            refuse(f"SOLVER.{key}", "SOLVER.LR_POLICY cosine does not use it; its keys are WARMUP_* and COSINE_END_LR")
+    if solver.WARMUP_START_LR and not solver.WARMUP_EPOCHS:
+        refuse("SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS is 0: there is no warm-up to start")
     if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
         refuse("SOLVER.WARMUP_EPOCHS", f"the whole run is SOLVER.MAX_EPOCH {solver.MAX_EPOCH}")
     for key in ("WARMUP_START_LR", "COSINE_END_LR"):

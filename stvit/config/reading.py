@@ -50,10 +50,12 @@ def read_yaml(path: str, _within: tuple[str, ...] = ()) -> list[Setting]:
     resolved = str(source.resolve())
     if resolved in _within:
         raise UserError(f"{path}: {BASE_KEY} leads back to this file")
-    loader = _Loader(source.read_bytes())
     try:
+        loader = _Loader(source.read_bytes())
         root = loader.get_single_node()
         settings = list(_walk(loader, root, "", path)) if root is not None else []
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{path}: not a UTF-8 text file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

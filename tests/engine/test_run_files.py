@@ -298,7 +298,6 @@ def test_the_seed_decides_the_weights(run, finished, tmp_path):
     "pairs",
     [
         ("TRAIN.PRECISION", "bf16"),
-        ("TRAIN.PRECISION", "fp16"),
         ("TRAIN.CHANNELS_LAST", "True"),
         ("TRAIN.COMPILE", "True"),
         ("DETERMINISTIC", "True"),
