@@ -110,7 +110,8 @@ def default_config() -> CfgNode:
     # onecycle or cosine (with linear warm-up), per optimiser step.
     _C.SOLVER.LR_POLICY = "onecycle"
     _C.SOLVER.MAX_EPOCH = 200
-    # cosine: epochs (fractions allowed) from WARMUP_START_LR up to BASE_LR.
+    # cosine: epochs (fractions allowed) of a linear rise that comes from WARMUP_START_LR and leads to BASE_LR; the
+    # first step is one stride above WARMUP_START_LR already, so that none is wasted on a rate of 0.
     _C.SOLVER.WARMUP_EPOCHS = 0.0
     _C.SOLVER.WARMUP_START_LR = 0.0
     # cosine: the last learning rate.

@@ -59,10 +59,13 @@ def build_scheduler(optimizer: torch.optim.Optimizer, cfg: CfgNode, steps_per_ep
 
 
 def cosine_lr(step: int, total: int, warmup: int, start: float, peak: float, end: float) -> float:
-    """Linear from ``start`` to ``peak`` in ``warmup`` steps, then half a cosine to ``end`` at step ``total``."""
+    """``warmup`` steps on a line above ``start``, ``peak`` at step ``warmup``, then half a cosine down to ``end``.
+
+    The first step is one stride above ``start``; the last of the run, ``total - 1``, has exactly ``end``.
+    """
     if step < warmup:
-        return start + (peak - start) * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
+        return start + (peak - start) * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total - 1 - warmup)
     return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

@@ -79,14 +79,23 @@ def test_cosine_warms_up_per_step_and_ends_where_it_should():
     )  # fmt: skip
     values = run_schedule(cfg, 8)
     rates = [lr for lr, _, _ in values]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[10] == pytest.approx(0.55)  # half way down
+    assert rates[:5] == pytest.approx([0.36, 0.52, 0.68, 0.84, 1.0])
+    assert rates[9] > 0.55 > rates[10]  # half way down, between the middle two of twelve
+    assert rates[9] + rates[10] == pytest.approx(1.1)
+    assert rates[-1] == pytest.approx(0.1, rel=1e-12)
     assert all(a > b for a, b in pairwise(rates[4:]))
     assert {(first, second) for _, first, second in values} == {(0.8, 0.9)}
 
 
-def test_cosine_reaches_its_end_at_the_end_of_the_run():
-    assert cosine_lr(100, 100, 10, 0.0, 1.0, 0.25) == pytest.approx(0.25)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_the_last_step_of_a_cosine_run_has_exactly_its_end(warmup):
+    assert cosine_lr(99, 100, warmup, 0.0, 1.0, 0.25) == 0.25
+    assert cosine_lr(98, 100, warmup, 0.0, 1.0, 0.25) > 0.25
+
+
+def test_no_step_of_a_warm_up_is_wasted_on_a_rate_of_zero():
+    assert cosine_lr(0, 100, 4, 0.0, 1.0, 0.0) == pytest.approx(0.2)
+    assert cosine_lr(4, 100, 4, 0.0, 1.0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
