@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 import struct
@@ -23,6 +24,9 @@ from stvit.preprocessing import Preprocessing
 Frames = NDArray[np.uint8] | NDArray[np.float32]  # (T, C, H, W): 0..255, or [0, 1]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+# Files stored (T, N, H, W): the published test set, and those that stvit.datasets.moving_mnist_splits writes.
+_TIME_FIRST = ("mnist_test_seq.npy", "moving_mnist_*_v*.npy")
+_MAGIC = {".npy": b"\x93NUMPY", ".npz": b"PK"}  # the first bytes of an array file and of a zip of them
 _ACCEPTED = "an .npy or .npz array, a folder of images, a .gif or a video file"
 _LAYOUTS = "(T, H, W), (T, H, W, C), (T, C, H, W), (N, T, H, W), (N, T, C, H, W) or (N, T, H, W, C), with C of 1 or 3"
 _CHANNELS = (1, 3)
@@ -38,7 +42,8 @@ def read_frames(
     """Frames of a file or folder, ``(T, C, H, W)``: uint8, or float32 in [0, 1] from arrays of floats.
 
     * ``.npy``, ``.npz`` (with one array, or one named ``frames``): see :func:`frames_from_array`. Moving MNIST's
-      published ``mnist_test_seq.npy`` is stored (T, N, H, W); it is known by its name.
+      published ``mnist_test_seq.npy`` and stvit's own test sets (``moving_mnist_..._v1.npy``) are stored
+      (T, N, H, W); they are known by their names.
     * a folder: its images (PNG, JPEG, BMP, WebP, TIFF; 8 bits a channel; equal sizes) in natural order, so that
       ``2.png`` comes before ``10.png``. Other files and names that begin with a dot are passed over. RGB.
     * ``.gif``: its frames, RGB, whatever their durations.
@@ -58,7 +63,7 @@ def read_frames(
         raise UserError(f"{path} does not exist; give {_ACCEPTED}")
     if not path.is_dir() and path.suffix.lower() in (".npy", ".npz"):
         array, where = _load_array(path), str(path)
-        if path.name == "mnist_test_seq.npy" and array.ndim == 4:
+        if array.ndim == 4 and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _TIME_FIRST):
             array = array.swapaxes(0, 1)
         return frames_from_array(array, where, sequence=sequence, start=start, count=count)
     if sequence is not None:
@@ -99,7 +104,8 @@ def frames_from_array(
         sequence, start, count: as in :func:`read_frames`.
 
     Raises:
-        UserError: another layout or type, no frames, values outside [0, 1] or not finite, or no choice of a sequence.
+        UserError: another layout or type, no frames, values outside [0, 1] or not finite, uint8 masks of 0 and 1, or
+            no choice of a sequence.
     """
     if array.dtype != np.uint8 and array.dtype != bool and array.dtype not in (np.float16, np.float32, np.float64):
         raise UserError(f"{where} holds {array.dtype}: frames are uint8 (0..255), bool, or floats in [0, 1]")
@@ -120,6 +126,10 @@ def frames_from_array(
     if frames.dtype == bool:
         return np.ascontiguousarray(frames).astype(np.uint8) * np.uint8(255)
     if frames.dtype == np.uint8:
+        if frames.size and frames.max() == array.max() == 1:  # of the whole sequence: a few frames may be dark
+            raise UserError(
+                f"{where} holds uint8 of 0 and 1, which is nearly black: multiply it by 255, or give bool or floats"
+            )
         return np.array(frames, order="C")  # a copy: a mapped file is read-only, and an array is the caller's
     if not np.isfinite(frames).all():
         raise UserError(
@@ -197,18 +207,25 @@ def _span(total: int, start: int | None, count: int | None) -> slice:
 
 def _load_array(path: Path) -> np.ndarray:
     """Never unpickles. An .npy file is mapped, so that one sequence of a large file costs no more than itself."""
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        if not file.read(8).startswith(_MAGIC[suffix]):
+            raise UserError(f"{path} is not a numpy array file ({suffix}): save it with np.save or np.savez")
     try:
-        if path.suffix.lower() == ".npy":
+        if suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays.files
             if len(names) != 1 and "frames" not in names:
                 raise UserError(f"{path} holds {len(names)} arrays {names}; name the one to use 'frames'")
-            return file["frames" if "frames" in names else names[0]]
+            return arrays["frames" if "frames" in names else names[0]]
     except (UserError, PermissionError):
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds for broken files
-        raise UserError(f"{path} cannot be read as an array: {error or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "allow_pickle" in reason or "Python objects" in reason:
+            reason = "it holds Python objects; save an array of numbers"
+        raise UserError(f"{path} cannot be read as an array: {reason}") from error
 
 
 def _image_files(folder: Path) -> list[Path]:

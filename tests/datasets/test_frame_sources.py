@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stvit.datasets import moving_mnist_splits
 from stvit.datasets.frame_sources import frames_from_array, read_frames, to_model_frames
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
@@ -71,9 +72,16 @@ def test_types_of_values():
         (FRAMES.astype(np.float32), r"floats from 0 to 255, not in \[0, 1\]"),
         (np.full((2, 8, 8), np.nan), "128 values that are not finite"),
         (np.zeros((0, 8, 8), np.uint8), "empty"),
+        ((FRAMES > 100).astype(np.uint8), "uint8 of 0 and 1, which is nearly black: multiply it by 255, or give bool"),
     ):
         with pytest.raises(UserError, match=message):
             frames_from_array(bad, "x")
+
+
+def test_black_and_dark_frames_are_no_masks():
+    assert frames_from_array(np.zeros((2, 8, 8), np.uint8), "x").max() == 0
+    darkening = np.stack([np.full((8, 8), 200, np.uint8), np.ones((8, 8), np.uint8)])
+    assert frames_from_array(darkening, "x", count=1).max() == 1
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "folder", "gif", "video"])
@@ -167,10 +175,19 @@ def test_a_video_is_turned_as_its_metadata_say(tmp_path, monkeypatch):
     assert np.array_equal(upright, np.rot90(COLOUR[0], k=-1, axes=(1, 2)))
 
 
-def test_the_published_test_file_is_known_by_its_name(tmp_path):
+@pytest.mark.parametrize("name", ["mnist_test_seq.npy", "moving_mnist_digits-0123456789ab_n2_64x64_t20_seed0_v1.npy"])
+def test_test_sets_are_known_by_their_names(tmp_path, name):
     time_first = np.arange(20 * 6 * 8 * 8, dtype=np.uint64).astype(np.uint8).reshape(20, 6, 8, 8)
-    np.save(tmp_path / "mnist_test_seq.npy", time_first)
-    assert np.array_equal(read_frames(tmp_path / "mnist_test_seq.npy", sequence=4)[:, 0], time_first[:, 4])
+    np.save(tmp_path / name, time_first)
+    assert np.array_equal(read_frames(tmp_path / name, sequence=4)[:, 0], time_first[:, 4])
+
+
+def test_a_test_set_that_stvit_wrote_is_read_as_its_sequences(tmp_path):
+    splits = moving_mnist_splits(root=tmp_path, frames_in=4, frames_out=3, train_length=5, val_length=5, test_length=6)
+    (file,) = tmp_path.glob("**/moving_mnist_*.npy")
+    read = read_frames(file, sequence=5)
+    assert read.shape == (7, 1, 64, 64)
+    assert np.array_equal(read, splits.test[5].frames[0].numpy())
 
 
 def test_colour_and_grey_are_turned_into_each_other():
@@ -206,6 +223,9 @@ def test_missing_and_unreadable_sources_are_one_line_each(tmp_path):
         file.write_bytes(b"no frames here")
     (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
+    np.savez(tmp_path / "pickled.npz", np.array([{}], dtype=object))
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
     np.savez(tmp_path / "two.npz", a=FRAMES, b=FRAMES)
     with zipfile.ZipFile(tmp_path / "nothing.npz", "w"):
         pass
@@ -213,10 +233,13 @@ def test_missing_and_unreadable_sources_are_one_line_each(tmp_path):
     Image.fromarray(FRAMES[0, 0]).save(tmp_path / "one.png")
     cases = {
         "gone.npy": "does not exist",
-        "a.npy": "cannot be read as an array",
-        "a.npz": "cannot be read as an array",
-        "empty.npy": "cannot be read as an array",
-        "pickled.npy": "cannot be read as an array",
+        "a.npy": r"is not a numpy array file \(\.npy\): save it with np\.save",
+        "a.npz": r"is not a numpy array file \(\.npz\)",
+        "empty.npy": "is not a numpy array file",
+        "cut.npy": "cannot be read as an array: ",
+        "cut.npz": "cannot be read as an array: ",
+        "pickled.npy": "cannot be read as an array: it holds Python objects; save an array of numbers",
+        "pickled.npz": "cannot be read as an array: it holds Python objects; save an array of numbers",
         "two.npz": r"holds 2 arrays \['a', 'b'\]",
         "nothing.npz": "holds 0 arrays",
         "a.gif": "cannot be decoded as a GIF",
