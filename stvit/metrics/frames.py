@@ -227,9 +227,18 @@ def _ratio(total: Tensor, count: Tensor) -> float:
 
 def _check(pred: Tensor, target: Tensor, window: bool) -> None:
     """Refuse, in one line, what would give a number that means nothing."""
-    if pred.ndim != 5 or pred.shape != target.shape:
+    for name, frames in (("prediction", pred), ("truth", target)):
+        if not isinstance(frames, Tensor):
+            raise UserError(
+                f"the {name} must be a tensor (N, T, C, H, W), not a {type(frames).__name__}: "
+                "torch.from_numpy(x) makes one of an array, torch.from_numpy(x)[None] if it is (T, C, H, W)"
+            )
+        if frames.ndim != 5:
+            one = ": x[None] makes one sequence a batch" if frames.ndim == 4 else ""
+            raise UserError(f"the {name} must be (N, T, C, H, W), not of shape {tuple(frames.shape)}{one}")
+    if pred.shape != target.shape:
         raise UserError(
-            f"prediction and truth must both be (N, T, C, H, W); got {tuple(pred.shape)} and {tuple(target.shape)}"
+            f"prediction and truth must have one shape; they have {tuple(pred.shape)} and {tuple(target.shape)}"
         )
     if not pred.numel():
         raise UserError(f"there are no frames to compare: the shape is {tuple(pred.shape)}")

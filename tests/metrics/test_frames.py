@@ -216,7 +216,18 @@ def test_half_precision_predictions_are_scored():
     ("pred", "target", "message"),
     [
         (torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 3, 1, 8, 8), r"\(1, 2, 1, 8, 8\) and \(1, 3, 1, 8, 8\)"),
-        (torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8), r"must both be \(N, T, C, H, W\)"),
+        (
+            torch.zeros(2, 1, 8, 8),
+            torch.zeros(2, 1, 8, 8),
+            r"\(N, T, C, H, W\), not of shape \(2, 1, 8, 8\): x\[None\]",
+        ),
+        (torch.zeros(1, 2, 1, 8, 8), torch.zeros(8, 8), r"the truth must be \(N, T, C, H, W\), not of shape \(8, 8\)$"),
+        (
+            np.zeros((2, 1, 8, 8)),
+            torch.zeros(1, 2, 1, 8, 8),
+            r"not a ndarray: torch\.from_numpy\(x\) makes .*\(x\)\[None\]",
+        ),
+        (torch.zeros(1, 2, 1, 8, 8), [0.0], r"the truth must be a tensor \(N, T, C, H, W\), not a list"),
         (torch.zeros(0, 2, 1, 8, 8), torch.zeros(0, 2, 1, 8, 8), "no frames"),
         (torch.zeros(1, 1, 1, 6, 8), torch.zeros(1, 1, 1, 6, 8), "at least 7x7 pixels.*got 6x8"),
         (torch.zeros(1, 1, 1, 8, 8), torch.full((1, 1, 1, 8, 8), 255.0), r"truth must lie in \[0, 1\].*255"),
