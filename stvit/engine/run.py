@@ -10,13 +10,17 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from stvit.checkpoint import load_checkpoint
+from stvit.checkpoint.fetch import is_url
 from stvit.engine.distributed import World, join_world, seed_everything
 from stvit.engine.evaluate import evaluate
 from stvit.engine.signals import stop_on_signals
-from stvit.engine.tasks import MovingMNISTPrediction
+from stvit.engine.tasks import MovingMNISTPrediction, predictor_settings
 from stvit.engine.train import train
 from stvit.errors import UserError
 from stvit.registry import create_model
+
+# What a run leaves in OUTPUT_DIR that another one would overwrite.
+RUN_FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl", "results.json")
 
 
 def run(cfg: CfgNode) -> None:
@@ -30,17 +34,31 @@ def run(cfg: CfgNode) -> None:
     """
     training_seconds = None
     world = join_world(cfg)
-    prepare_output(cfg)
+    refuse_missing_weights(cfg)
     seed_everything(cfg.RNG_SEED, cfg.DETERMINISTIC)
+    model = build_model(cfg, world)  # before the data, which can take long to make
+    prepare_output(cfg)
     task = MovingMNISTPrediction(cfg, world)
     for note in task.notes():
         print(f"note: {note}", flush=True)
-    model = build_model(cfg, task, world)
     with stop_on_signals() as stop:
         if cfg.TRAIN.ENABLE:
             training_seconds = train(cfg, model, task, world, stop).seconds
         if cfg.TEST.ENABLE:
             evaluate(cfg, model, task, stop, training_seconds)
+
+
+def refuse_missing_weights(cfg: CfgNode) -> None:
+    """Raise :class:`UserError` if a file of weights that the settings name, or imply, is not there."""
+    for key, source in (
+        ("TRAIN.CHECKPOINT_FILE_PATH", cfg.TRAIN.CHECKPOINT_FILE_PATH if cfg.TRAIN.ENABLE else ""),
+        ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.CHECKPOINT_FILE_PATH),
+    ):
+        if source and not is_url(source) and not Path(source).expanduser().is_file():
+            raise UserError(f"{key} is {source!r}, and there is no such file")
+    best = Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt"
+    if not cfg.TRAIN.ENABLE and not cfg.TEST.CHECKPOINT_FILE_PATH and not best.exists():
+        raise UserError(f"there is nothing to evaluate: {best} is missing and TEST.CHECKPOINT_FILE_PATH is empty")
 
 
 def prepare_output(cfg: CfgNode) -> None:
@@ -57,18 +75,18 @@ def prepare_output(cfg: CfgNode) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: {error.strerror}") from error
-    last = folder / "checkpoints" / "last.pt"
-    if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME and last.exists():
-        raise UserError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a run already ({last}): "
-            "choose another folder, or continue that run with TRAIN.AUTO_RESUME True"
-        )
+    if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME:
+        for name in RUN_FILES:
+            if (folder / name).exists():
+                raise UserError(
+                    f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a run already ({folder / name}): "
+                    "choose another folder, or continue that run with TRAIN.AUTO_RESUME True"
+                )
 
 
-def build_model(cfg: CfgNode, task: MovingMNISTPrediction, world: World) -> nn.Module:
+def build_model(cfg: CfgNode, world: World) -> nn.Module:
     """The model of the settings on its device, with the weights to start from if any are named."""
-    model = create_model(cfg.MODEL.NAME, **{**task.model_settings(), **cfg.MODEL.ARGS})
-    task.check_model(model)
+    model = create_model(cfg.MODEL.NAME, **predictor_settings(cfg))
     if cfg.TRAIN.ENABLE and cfg.TRAIN.CHECKPOINT_FILE_PATH:
         print(load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH), flush=True)
     if cfg.TRAIN.CHANNELS_LAST:

@@ -23,6 +23,7 @@ from stvit.datasets import (
 from stvit.engine.distributed import World
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
 from stvit.errors import UserError
+from stvit.registry import model_spec
 
 Batch = TypeVar("Batch")
 
@@ -46,6 +47,33 @@ class Task(Protocol[Batch]):
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """Metrics of the validation set; takes no number from the global generators."""
+
+
+def predictor_settings(cfg: CfgNode) -> dict[str, object]:
+    """All settings of the model's row: what Moving MNIST says about it, and MODEL.ARGS. Reads no data.
+
+    Raises:
+        UserError: MODEL.ARGS contradict the settings of the data, or name or value is not one of the model's; the
+            model takes no images of this size.
+    """
+    data, arguments = cfg.MOVING_MNIST, dict(cfg.MODEL.ARGS)
+    given: dict[str, tuple[object, str]] = {
+        "in_frames": (data.FRAMES_IN, f"MOVING_MNIST.FRAMES_IN is {data.FRAMES_IN}"),
+        "out_frames": (data.FRAMES_OUT, f"MOVING_MNIST.FRAMES_OUT is {data.FRAMES_OUT}"),
+        "channels": (1, "Moving MNIST has 1 channel"),
+        "image_size": ([data.IMAGE_SIZE, data.IMAGE_SIZE], f"MOVING_MNIST.IMAGE_SIZE is {data.IMAGE_SIZE}"),
+    }
+    for name, (value, said) in given.items():
+        if name in arguments and arguments[name] != value:
+            raise UserError(f"MODEL.ARGS.{name} is {arguments[name]!r}, but {said}: leave it out of MODEL.ARGS")
+    settings = {**{name: value for name, (value, _) in given.items()}, **arguments}
+    multiples = getattr(model_spec(cfg.MODEL.NAME, **settings), "size_multiple", (1, 1))
+    if any(data.IMAGE_SIZE % multiple for multiple in multiples):
+        raise UserError(
+            f"MOVING_MNIST.IMAGE_SIZE is {data.IMAGE_SIZE}, but {cfg.MODEL.NAME} with these MODEL.ARGS takes images "
+            f"whose height and width are multiples of {' and '.join(map(str, multiples))}"
+        )
+    return settings
 
 
 class MovingMNISTPrediction:
@@ -105,11 +133,6 @@ class MovingMNISTPrediction:
         loader.worker_init_fn = leave_signals_to_parent
         return loader
 
-    def model_settings(self) -> dict[str, object]:
-        """What the data says about the model's row."""
-        size = [self._image_size, self._image_size]
-        return {"in_frames": self.frames_in, "out_frames": self.frames_out, "channels": 1, "image_size": size}
-
     def describe_test_set(self) -> str:
         """In one line: how many sequences of what."""
         test = self._test_identity()
@@ -130,15 +153,6 @@ class MovingMNISTPrediction:
         """What a reader of the results must know about the data, a line each."""
         reason = self._test_identity().get("published_file_unused_because")
         return [f"The published test file is there but was not used: {reason}."] if reason else []
-
-    def check_model(self, model: nn.Module) -> None:
-        """Raise :class:`UserError` unless the model takes as many frames as the sequences have."""
-        takes = getattr(getattr(model, "spec", None), "in_frames", None)
-        if takes != self.frames_in:
-            raise UserError(
-                f"MODEL.NAME {getattr(model, 'model_name', type(model).__name__)} takes {takes} frames and "
-                f"MOVING_MNIST.FRAMES_IN is {self.frames_in}: a frame predictor that takes as many is needed"
-            )
 
     def train_batches(self, epoch: int, start_batch: int) -> Iterator[SequenceBatch]:
         """See :class:`Task`."""

@@ -29,6 +29,7 @@ from stvit.engine.state import (
 from stvit.engine.steps import Diverged, Interval, training_step
 from stvit.engine.tasks import Task
 from stvit.errors import UserError
+from stvit.visual.files import replace_files
 
 
 def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRequest) -> TrainingState:
@@ -48,7 +49,7 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
     folder = Path(cfg.OUTPUT_DIR)
     last = folder / "checkpoints" / "last.pt"
     metrics_bytes = resume(state, cfg, task.identity, last) if last.exists() else 0
-    (folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(cfg), sort_keys=False))
+    replace_files({folder / "config.yaml": yaml.safe_dump(config_to_dict(cfg), sort_keys=False).encode()})
     records = Records(cfg, state, world, metrics_bytes)
 
     def save() -> None:

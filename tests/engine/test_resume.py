@@ -144,8 +144,8 @@ LOADER = "stvit.engine.tasks:sequence_loader"  # called once for training, then 
         (Blow(STEP, 16, signal.SIGKILL), -9),  # metrics.jsonl has step 15, last.pt stands at 12
         (Blow("torch:save", 2, signal.SIGKILL), -9),  # best.pt: its temporary file is there, and empty
         (Blow("torch:save", 3, signal.SIGKILL), -9),  # last.pt, when best.pt is newer
-        (Blow("os:fsync", 10, signal.SIGKILL), -9),  # last.pt is written, but perhaps not on the disk
-        (Blow("os:replace", 4, signal.SIGKILL), -9),  # ... and there, but not in its place
+        (Blow("os:fsync", 11, signal.SIGKILL), -9),  # last.pt is written, but perhaps not on the disk
+        (Blow("os:replace", 5, signal.SIGKILL), -9),  # ... and there, but not in its place
     ],
     ids=lambda v: f"{v.function.rpartition(':')[2]}-{v.call}-{v.signum.name}" if isinstance(v, Blow) else "",
 )

@@ -367,7 +367,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run, tmp_path, monkeypatch
     output, original, calls = tmp_path / "run", os.fsync, iter(range(1, 1000))
 
     def full(descriptor):
-        if next(calls) == 8:
+        if next(calls) == 9:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(descriptor)
 
@@ -391,18 +391,30 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(run, tmp_path,
         (("MODEL.NAME", "mixvit_predictr"), "'mixvit_predictor'"),
         (("MODEL.ARGS.hiden_spatial", "8"), "'hidden_spatial'"),
         (("MODEL.ARGS.in_frames", "3"), "MOVING_MNIST.FRAMES_IN is 2"),
+        (("MODEL.ARGS.out_frames", "3"), "MOVING_MNIST.FRAMES_OUT is 2"),
+        (("MODEL.ARGS.image_size", "[12, 16]"), "MOVING_MNIST.IMAGE_SIZE is 12"),
+        (("MODEL.ARGS.channels", "3"), "Moving MNIST has 1 channel"),
+        (("TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", "nowhere.pt"), "TEST.CHECKPOINT_FILE_PATH is 'nowhere"),
+        (("TRAIN.ENABLE", "False"), "nothing to evaluate"),
         (("TRAIN.CHECKPOINT_FILE_PATH", "nowhere.pt"), "nowhere.pt"),
-        (("MOVING_MNIST.DIGITS", "mnist", "DATA.PATH_TO_DATA_DIR", "/nowhere"), "/nowhere"),
-        (("MOVING_MNIST.IMAGE_SIZE", "14"), "14"),
+        (("MOVING_MNIST.IMAGE_SIZE", "14"), "multiples of 4 and 4"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_a_mistake_is_one_line_and_leaves_no_checkpoint(run, tmp_path, pairs, named):
+def test_a_mistake_is_one_line_before_any_data_are_made_or_any_folder(run, tmp_path, pairs, named, monkeypatch):
+    monkeypatch.setattr(run_module, "MovingMNISTPrediction", lambda *_: pytest.fail("work began"))
     with pytest.raises(UserError) as caught:
         run(tmp_path / "run", *pairs)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_are_one_line_and_leave_no_file(run, tmp_path):
+    with pytest.raises(UserError, match="/nowhere") as caught:
+        run(tmp_path / "run", "MOVING_MNIST.DIGITS", "mnist", "DATA.PATH_TO_DATA_DIR", "/nowhere")
+    assert "\n" not in str(caught.value)
+    assert snapshot(tmp_path / "run") == {}
 
 
 def test_a_gpu_that_is_not_there_is_named(run, tmp_path, monkeypatch):
@@ -480,11 +492,28 @@ def test_test_settings_count_when_the_test_set_chooses_the_best(run, tmp_path):
         run(output, *on_test, "MOVING_MNIST.TEST_SEQUENCES", "4")
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(run, finished):
-    before = snapshot(finished)
-    with pytest.raises(UserError, match="holds a run already"):
-        run(finished, "TRAIN.AUTO_RESUME", "False")
-    assert snapshot(finished) == before
+@pytest.mark.parametrize("name", ["checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl", "results.json"])
+def test_a_folder_that_holds_any_part_of_a_run_is_not_overwritten(run, finished, tmp_path, name):
+    kept = tmp_path / "run" / name
+    kept.parent.mkdir(parents=True)
+    shutil.copy(finished / name, kept)
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(UserError, match=f"holds a run already .*{name}"):
+        run(tmp_path / "run", "TRAIN.AUTO_RESUME", "False")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_the_settings_file_of_a_run_is_replaced_whole_or_not_at_all(run, finished, tmp_path, monkeypatch):
+    output = shutil.copytree(finished, tmp_path / "copy")
+    before = snapshot(output)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(output, "LOG_PERIOD", "5")
+    assert snapshot(output) == before
 
 
 def test_a_checkpoint_that_cannot_be_resumed_is_named(run, finished, tmp_path):
