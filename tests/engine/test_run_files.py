@@ -16,7 +16,9 @@ import pytest
 import torch
 import yaml
 
+import stvit.engine.steps
 import stvit.engine.tasks
+import stvit.engine.train
 from stvit.checkpoint import model_from_checkpoint, read_checkpoint
 from stvit.config import load_config
 from stvit.engine import run as run_module
@@ -154,6 +156,24 @@ def test_a_worse_epoch_does_not_replace_the_best(run, tmp_path, monkeypatch):
     assert read_checkpoint(output / "checkpoints" / "last.pt")["best"] == 3.0
 
 
+def test_a_resumed_run_still_knows_that_its_first_epoch_was_the_best(run, tmp_path, monkeypatch):
+    values = iter([3.0, 5.0])
+    monkeypatch.setattr(MovingMNISTPrediction, "validate", lambda *_: {"mse": next(values)})
+    step, calls = stvit.engine.train.training_step, iter(range(1, 1000))
+
+    def signalled(*arguments):
+        if next(calls) == STEPS + 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(stvit.engine.train, "training_step", signalled)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", "TEST.ENABLE", "False")
+    output = run(tmp_path / "run", "TEST.ENABLE", "False")
+    assert read_checkpoint(output / "checkpoints" / "last.pt")["best"] == 3.0
+    assert read_checkpoint(output / "checkpoints" / "best.pt")["epoch"] == 1
+
+
 def test_the_results_say_what_was_measured_on_what_and_by_which_code(finished):
     found = results(finished)
     model = found["methods"]["mixvit_predictor"]
@@ -209,6 +229,10 @@ def test_the_running_mean_is_what_is_validated_and_evaluated(run, tmp_path, sett
     measured = task.validate(model_from_checkpoint(best, ema=True), StopRequest())
     assert measured["mse"] == pytest.approx(read_checkpoint(best)["best"], rel=1e-6)
     assert results(output)["checkpoint"]["weights"] == "running mean"
+    task.splits = replace(task.splits, val=task.splits.test)
+    mean, raw = (task.validate(model_from_checkpoint(best, ema=ema), StopRequest())["mse"] for ema in (True, False))
+    assert results(output)["methods"]["mixvit_predictor"]["mean"]["mse"] == pytest.approx(mean, rel=1e-6)
+    assert abs(raw / mean - 1) > 1e-4
 
 
 def test_validation_on_the_test_set_is_confessed(run, tmp_path):
@@ -294,26 +318,91 @@ def test_the_seed_decides_the_weights(run, finished, tmp_path):
     assert not same_weights(weights(other), weights(finished))
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """What the training steps of later runs use: networks, number formats, memory layouts and clipping limits."""
+    found = {"networks": [], "formats": set(), "channels_last": set(), "limits": set()}
+    loss, clip = MovingMNISTPrediction.loss, stvit.engine.steps.clip_gradients
+
+    def watched_loss(task, network, batch):
+        def note(module, _, output):
+            if isinstance(module, torch.nn.Conv2d):
+                found["formats"].add(output.dtype)
+                if min(module.weight.shape) > 1:  # else both layouts are the same
+                    found["channels_last"].add(module.weight.stride(1) == 1)
+
+        found["networks"].append(network)
+        with torch.nn.modules.module.register_module_forward_hook(note):
+            return loss(task, network, batch)
+
+    def watched_clip(model, limit):
+        found["limits"].add(limit)
+        return clip(model, limit)
+
+    monkeypatch.setattr(MovingMNISTPrediction, "loss", watched_loss)
+    monkeypatch.setattr(stvit.engine.steps, "clip_gradients", watched_clip)
+    return found
+
+
+SHORT = ("SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False")
+
+
+def test_training_is_plain_unless_told_otherwise(run, seen, tmp_path):
+    run(tmp_path / "run", *SHORT)
+    assert (seen["formats"], seen["channels_last"], seen["limits"]) == ({torch.float32}, {False}, {0.0})
+
+
 @pytest.mark.parametrize(
-    "pairs",
+    ("pairs", "what", "expected"),
     [
-        ("TRAIN.PRECISION", "bf16"),
-        ("TRAIN.CHANNELS_LAST", "True"),
-        ("TRAIN.COMPILE", "True"),
-        ("DETERMINISTIC", "True"),
-        ("SOLVER.CLIP_GRAD_L2NORM", "0.1"),
-        ("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.LR_POLICY", "cosine", "SOLVER.WARMUP_EPOCHS", "1"),
+        (("TRAIN.PRECISION", "bf16"), "formats", {torch.bfloat16}),
+        (("TRAIN.CHANNELS_LAST", "True"), "channels_last", {True}),
+        (("SOLVER.CLIP_GRAD_L2NORM", "0.1"), "limits", {0.1}),
     ],
-    ids=lambda pairs: pairs[0] + "-" + pairs[1],
+    ids=["bf16", "channels-last", "clipping"],
 )
-def test_every_way_of_training_learns_about_the_same(run, finished, tmp_path, pairs, monkeypatch):
-    compile_network = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: compile_network(model, backend="eager"))
+def test_number_format_memory_layout_and_clipping_reach_every_step(run, seen, tmp_path, pairs, what, expected):
+    output = run(tmp_path / "run", *pairs, *SHORT)
+    assert seen[what] == expected
+    assert len(seen["networks"]) == STEPS
+    if what == "formats":
+        assert read_checkpoint(output / "checkpoints" / "best.pt")["precision"] == "bf16"
+
+
+def test_the_compiled_network_is_the_one_that_is_trained(run, seen, tmp_path, monkeypatch):
+    compiled = []
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self._orig_mod = model
+            compiled.append(self)
+
+        def forward(self, *inputs):
+            return self._orig_mod(*inputs)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    run(tmp_path / "run", "TRAIN.COMPILE", "True", *SHORT)
+    (network,) = compiled
+    assert len(seen["networks"]) == STEPS
+    assert all(used is network for used in seen["networks"])
+
+
+def test_deterministic_runs_refuse_operations_that_vary(settings, tmp_path):
+    try:
+        run_module.run(settings(tmp_path / "run", "DETERMINISTIC", "True", *SHORT))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_another_optimiser_and_schedule_learn_about_the_same(run, finished, tmp_path):
+    pairs = ("SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.LR_POLICY", "cosine", "SOLVER.WARMUP_EPOCHS", "1")
     output = run(tmp_path / "run", *pairs, "TEST.ENABLE", "False")
-    reference = lines(finished, "train")
-    for record, expected in zip(lines(output, "train"), reference, strict=True):
+    records, reference = lines(output, "train"), lines(finished, "train")
+    assert [r["lr"] for r in records] != [r["lr"] for r in reference]
+    for record, expected in zip(records, reference, strict=True):
         assert record["loss"] == pytest.approx(expected["loss"], rel=0.2)
-    assert weights(output).keys() == weights(finished).keys()
 
 
 def test_tensorboard_shows_the_same_figures(run, tmp_path):
