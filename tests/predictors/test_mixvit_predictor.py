@@ -199,6 +199,25 @@ def test_compiles_as_one_graph_and_exports() -> None:
     torch.testing.assert_close(torch.export.export(model, (past,)).module()(past), want)
 
 
+@pytest.mark.slow
+def test_other_batches_and_sizes_run_compiled_and_exported_with_a_free_batch_axis() -> None:
+    model = small()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for shape in ((2, 3, 1, 16, 16), (3, 3, 1, 16, 16), (3, 3, 1, 24, 16)):
+        past = torch.rand(shape)
+        torch.testing.assert_close(compiled(past), model(past))
+    batch = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    exported = torch.export.export(model, (torch.rand(2, 3, 1, 16, 16),), dynamic_shapes=batch).module()
+    past = torch.rand(5, 3, 1, 16, 16)
+    torch.testing.assert_close(exported(past), model(past))
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same() -> None:
+    model, past = small(), torch.rand(2, 3, 1, 16, 16)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True)(past), model(past), atol=1e-5, rtol=1e-4)
+
+
 def test_autocast_stays_close_to_float32() -> None:
     model, past = small(), torch.rand(1, 3, 1, 16, 16)
     want = model(past)
