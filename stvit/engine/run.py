@@ -86,7 +86,7 @@ def prepare_output(cfg: CfgNode) -> None:
 
 def build_model(cfg: CfgNode, world: World) -> nn.Module:
     """The model of the settings on its device, with the weights to start from if any are named."""
-    model = create_model(cfg.MODEL.NAME, **predictor_settings(cfg))
+    model = create_model(cfg.MODEL.NAME, checkpoint=None, **predictor_settings(cfg))
     if cfg.TRAIN.ENABLE and cfg.TRAIN.CHECKPOINT_FILE_PATH:
         print(load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH), flush=True)
     if cfg.TRAIN.CHANNELS_LAST:
