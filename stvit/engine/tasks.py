@@ -129,9 +129,7 @@ class MovingMNISTPrediction:
             self._loader = self._load(train, self._sampler)
 
     def _load(self, split: MovingMNIST | FrameSequences, batches: EpochBatchSampler | int) -> DataLoader[SequenceBatch]:
-        loader = sequence_loader(split, batches, self._workers, self._pin_memory)
-        loader.worker_init_fn = leave_signals_to_parent
-        return loader
+        return sequence_loader(split, batches, self._workers, self._pin_memory, worker_init_fn=leave_signals_to_parent)
 
     def describe_test_set(self) -> str:
         """In one line: how many sequences of what."""
