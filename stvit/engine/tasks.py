@@ -34,7 +34,7 @@ class Task(Protocol[Batch]):
     selected_by: str  # the entry of validate() that the best checkpoint has lowest
     batches_per_epoch: int
     frames_per_sample: int  # for the speed in frames/s
-    identity: Mapping[str, object]  # plain values that say what the data are, for checkpoints and results
+    identity: dict[str, object]  # plain values that say what the data are, for checkpoints and results
 
     def train_batches(self, epoch: int, start_batch: int) -> Iterable[Batch]:
         """The batches of an epoch from the given one on; a function of seed and epoch alone."""
