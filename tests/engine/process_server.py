@@ -2,9 +2,10 @@
 
 Each line of stdin is a request, ``{"arguments": [...], "log": path, "blow": [function, call, signal] | null}``;
 each line of stdout the exit code of its process (negative: killed by that signal). The blow is a signal that the
-process gets at the n-th call of a function, ``module:name``.
+process gets at the n-th call of a function, ``module:name`` or ``module:Class.name``.
 """
 
+import functools
 import json
 import os
 import runpy
@@ -20,16 +21,17 @@ TOOL = Path(__file__).parents[2] / "tools" / "main.py"
 
 
 def arm(function, call, signum):
-    module_name, _, name = function.partition(":")
-    module = sys.modules[module_name]
-    original, calls = getattr(module, name), iter(range(1, 10**9))
+    module_name, _, path = function.partition(":")
+    *classes, name = path.split(".")
+    owner = functools.reduce(getattr, classes, sys.modules[module_name])
+    original, calls = getattr(owner, name), iter(range(1, 10**9))
 
     def armed(*args, **kwargs):
         if next(calls) == call:
             os.kill(os.getpid(), signum)
         return original(*args, **kwargs)
 
-    setattr(module, name, armed)
+    setattr(owner, name, armed)
 
 
 def tool(request):

@@ -160,6 +160,25 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
     assert_same_run(output, uninterrupted)
 
 
+WRITE = "stvit.checkpoint.save:_Watched.write"  # about 2,070 times for last.pt and 910 for best.pt
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("last.pt", 1500), ("best.pt", 2500), ("last.pt", 4000)],  # the first two before any such checkpoint is there
+)
+def test_a_run_killed_with_half_a_checkpoint_written_ends_with_the_same_bits(
+    start, uninterrupted, tmp_path, name, call
+):
+    output = tmp_path / "run"
+    assert start(output, blow=Blow(WRITE, call, signal.SIGKILL)).status == -9
+    (half,) = (output / "checkpoints").glob(f".{name}.*.tmp")
+    assert 0 < half.stat().st_size < 0.9 * (uninterrupted / "checkpoints" / name).stat().st_size
+    resumed = start(output)
+    assert resumed.status == 0, resumed.output
+    assert_same_run(output, uninterrupted)
+
+
 def test_a_run_that_is_killed_again_and_again_still_ends_with_the_same_bits(start, uninterrupted, tmp_path):
     output, workers, statuses = tmp_path / "run", ("DATA_LOADER.NUM_WORKERS", "1"), []
     for signum in (signal.SIGTERM, signal.SIGKILL, 0):  # 0 does nothing: the last one comes to its end
