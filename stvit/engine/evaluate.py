@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stvit.checkpoint.load import load_into, open_checkpoint
 from stvit.config import config_to_dict
-from stvit.engine.provenance import code_commit, training_record, versions
+from stvit.engine.provenance import TrainingRecord, code_commit, training_record, versions
 from stvit.engine.signals import Stopped, StopRequest
 from stvit.engine.tasks import MovingMNISTPrediction
 from stvit.errors import UserError
@@ -57,8 +57,7 @@ def evaluate(
         Stopped: a signal came.
         OSError: the files cannot be read or written.
     """
-    weights = load_weights(cfg, model)
-    trained = training_record(str(weights["source"]))
+    weights, trained = load_weights(cfg, model)
     begun = time.monotonic()
     model.eval()
     methods: dict[str, Predict] = {cfg.MODEL.NAME: model, **(BASELINES if cfg.TEST.BASELINES else {})}
@@ -105,8 +104,9 @@ def evaluate(
     print("\n".join(["look at:", *(f"  {path}" for path in files)]), flush=True)
 
 
-def load_weights(cfg: CfgNode, model: nn.Module) -> dict[str, object]:
-    """Load what TEST.CHECKPOINT_FILE_PATH names, or the best of the run in OUTPUT_DIR; returns what it was.
+def load_weights(cfg: CfgNode, model: nn.Module) -> tuple[dict[str, object], TrainingRecord]:
+    """Load what TEST.CHECKPOINT_FILE_PATH names, or the best of the run in OUTPUT_DIR; returns what it was, and what
+    it says of its training.
 
     The running mean of the weights is taken where the file has one.
     """
@@ -118,13 +118,14 @@ def load_weights(cfg: CfgNode, model: nn.Module) -> dict[str, object]:
         source = str(best)
     content, name = open_checkpoint(source)
     loaded = load_into(model, content, name)
-    return {
+    weights = {
         "source": source,
         "layout": loaded.layout,
         "weights": loaded.weights,
         "epochs": content.get("epoch"),
         "best_validation_mse": content.get("best"),
     }
+    return weights, training_record(content)
 
 
 @dataclass(frozen=True)

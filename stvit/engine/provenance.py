@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import stvit
-from stvit.checkpoint import read_checkpoint
 
 LIBRARIES = ("stvit", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -39,10 +38,8 @@ class TrainingRecord:
     chosen_on_test: bool = False  # the test set was its validation set
 
 
-def training_record(source: str) -> TrainingRecord:
-    """The record inside a file that stvit's training wrote; an empty one for other files and for addresses."""
-    path = Path(source).expanduser()
-    content = read_checkpoint(path) if path.is_file() else {}
+def training_record(content: Mapping[str, object]) -> TrainingRecord:
+    """The record inside a checkpoint that stvit's training wrote; an empty one for those of others."""
     if not str(content.get("format", "")).startswith("stvit-checkpoint-"):
         return TrainingRecord()
     data, precision = content.get("data"), content.get("precision")
