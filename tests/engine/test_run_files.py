@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import stvit.engine.steps
-import stvit.engine.tasks
+import stvit.engine.tasks.moving_mnist
 import stvit.engine.train
 from stvit.checkpoint import model_from_checkpoint, read_checkpoint
 from stvit.config import load_config
@@ -546,14 +546,14 @@ def test_a_setting_that_would_change_a_resumed_run_is_refused_by_name(run, finis
 
 def test_other_data_under_the_same_settings_are_refused_when_resuming(run, finished, monkeypatch):
     before = snapshot(finished)
-    original = stvit.engine.tasks.moving_mnist_splits
+    original = stvit.engine.tasks.moving_mnist.moving_mnist_splits
 
     def other_digits(**settings):
         splits = original(**settings)
         train = {**splits.identity["train"], "digits_sha256": "0" * 64}
         return replace(splits, identity={**splits.identity, "train": train})
 
-    monkeypatch.setattr(stvit.engine.tasks, "moving_mnist_splits", other_digits)
+    monkeypatch.setattr(stvit.engine.tasks.moving_mnist, "moving_mnist_splits", other_digits)
     with pytest.raises(UserError, match=r"train\.digits_sha256 is .* this run's is '0000.*DATA\.PATH_TO_DATA_DIR"):
         run(finished)
     assert snapshot(finished) == before

@@ -1,0 +1,33 @@
+"""What the training loop asks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from stvit.engine.signals import StopRequest
+
+Batch = TypeVar("Batch")
+
+
+class Task(Protocol[Batch]):
+    """All that the training loop knows about what is being learnt."""
+
+    selected_by: str  # the entry of validate() that the best checkpoint has lowest
+    batches_per_epoch: int
+    frames_per_sample: int  # for the speed in frames/s
+    identity: dict[str, object]  # plain values that say what the data are, for checkpoints and results
+
+    def train_batches(self, epoch: int, start_batch: int) -> Iterable[Batch]:
+        """The batches of an epoch from the given one on; a function of seed and epoch alone."""
+
+    def describe(self, batch: Batch) -> str:
+        """Which samples these are, for a message."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, ``()`` float32."""
+
+    def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
+        """Metrics of the validation set; takes no number from the global generators."""
