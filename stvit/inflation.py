@@ -1,0 +1,408 @@
+"""3D networks from the weights of 2D ones: what is carried over, how, and what the result is then sure to do.
+
+The law: *a 3D network inflated with the centre rule, fed a still video, gives the features of its 2D network on the
+frame, at every output time step.* It holds because the middle tap of a temporal kernel never falls on padding, because
+positions in time start at zero, because T equal keys share the weight of one, and because a class token's key is
+raised by log(T), so that T copies of the image do not outvote it. ``docs/inflation.md`` has the argument and figures.
+
+The rule ``mean`` (Carreira & Zisserman, "Quo Vadis, Action Recognition?", CVPR 2017: repeat in time and divide by the
+kernel's length) breaks the law: at the ends of a clip part of the kernel falls on zero padding.
+
+A kind of backbone joins by a row in ``_FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from stvit.backbones.mvit import MViT, MViTSpec
+from stvit.errors import UserError, nearest
+from stvit.layers.decomposed_position import resize_table
+from stvit.model import Model
+from stvit.registry import create_model, list_models, model_spec
+
+Rule = Literal["centre", "mean"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+_SHOWN = 3  # names of each kind in the printed table
+
+
+@dataclass(frozen=True)
+class Inflated:
+    """Weights of a 3D network, and what became of every name; ``print(inflated)`` gives one short table.
+
+    ``copied``, ``inflated``, ``interpolated`` and ``new`` hold the 3D network's names, ``left_out`` the 2D network's.
+    """
+
+    state_dict: dict[str, Tensor]
+    rule: Rule
+    copied: tuple[str, ...]  # the same tensors
+    inflated: tuple[str, ...]  # kernels that grew in time
+    interpolated: tuple[str, ...]  # tables of positions resized to the 3D network's
+    new: tuple[str, ...]  # without counterpart: zero for positions in time, otherwise as in ``base``
+    left_out: tuple[str, ...]  # of the 2D network, without a place in the 3D one
+    law_holds: bool  # a still video gives the 2D network's features
+    guarantees: tuple[str, ...]  # sentences: what holds and what does not, and why
+
+    def __str__(self) -> str:
+        rows = [("rule", str(self.rule))]
+        for title in ("copied", "inflated", "interpolated", "new", "left_out"):
+            names = getattr(self, title)
+            if names:
+                rows.append((title.replace("_", " "), f"{len(names):5d}  {_some(names)}"))
+        rows += [("" if i else "guarantees", sentence) for i, sentence in enumerate(self.guarantees)]
+        return "\n".join(f"{title:<12}  {text}" for title, text in rows)
+
+
+def inflate_spec(spec: MViTSpec, frames: int) -> MViTSpec:
+    """The row of the 3D network that obeys the law for the 2D network of ``spec``, for clips of ``frames`` frames.
+
+    Everything spatial stays, the stride of the keys included; in time, kernels are three frames wide and the patch
+    embedding halves the number of frames once.
+
+    Raises:
+        UserError: the row is of a 3D network or of a kind that cannot be inflated, or ``frames`` is below 2.
+    """
+    family = _family(spec)
+    if len(spec.input_size) != 2:
+        raise UserError(f"a network with input size {spec.input_size} sees video already: inflate an image network")
+    if frames < 2:
+        raise UserError(f"frames={frames}: the patches of a video network span 2 frames, give at least 2")
+    return family.spec(spec, frames)
+
+
+def inflate_state_dict(
+    state_dict: Mapping[str, Tensor],
+    spec2d: MViTSpec,
+    spec3d: MViTSpec,
+    *,
+    rule: Rule = "centre",
+    base: Mapping[str, Tensor] | None = None,
+) -> Inflated:
+    """The weights of a 2D network as weights of a 3D one; all that has a counterpart is carried over.
+
+    Kernels grow by ``rule``. Tables of relative positions in space are copied, or resized by linear interpolation
+    without aligned corners, as the published code does. Positions in time are zero.
+
+    Args:
+        state_dict: the 2D network's weights in stvit's layout; unchanged, and not copied where nothing changes.
+        spec2d: its row.
+        spec3d: the 3D network's: :func:`inflate_spec`'s, or a published one such as that of ``mvitv2_small_16x4``.
+        rule: ``centre`` puts a kernel's weight on its middle frame, ``mean`` spreads it evenly.
+        base: the 3D network's present weights, for what the 2D network lacks: a class token, a head of other classes.
+
+    Raises:
+        UserError: rows of unlike networks, weights that are not those of ``spec2d``, an unknown rule, or something
+            lacking while there is no ``base``.
+    """
+    family = _family(spec2d)
+    _check_rule(rule)
+    _check_rows(family, spec2d, spec3d)
+    _check_weights(state_dict, _shapes(family, spec2d))
+    kinds: dict[str, list[str]] = {"copied": [], "inflated": [], "interpolated": [], "new": []}
+    weights: dict[str, Tensor] = {}
+    for key, shape in _shapes(family, spec3d).items():
+        source = state_dict.get(key)
+        weight = None if source is None else family.weight(key, source, spec2d, spec3d, shape, rule)
+        if source is None or weight is None or weight.shape != shape:
+            kinds["new"].append(key)
+            weights[key] = _new(key, shape, family, state_dict, base)
+        else:
+            kind = "copied" if weight is source else "inflated" if weight.ndim > source.ndim else "interpolated"
+            kinds[kind].append(key)
+            weights[key] = weight
+    breaks = family.breaks(spec2d, spec3d, rule)
+    if kinds["interpolated"]:
+        breaks.append("tables of positions are resized, which keeps distances only roughly")
+    return Inflated(
+        state_dict=weights,
+        rule=rule,
+        copied=tuple(kinds["copied"]),
+        inflated=tuple(kinds["inflated"]),
+        interpolated=tuple(kinds["interpolated"]),
+        new=tuple(kinds["new"]),
+        left_out=tuple(key for key in state_dict if key not in weights or key in kinds["new"]),
+        law_holds=not breaks,
+        guarantees=_guarantees(breaks, family.head_breaks(spec2d, spec3d)),
+    )
+
+
+def inflate(model2d: Model, frames: int, *, rule: Rule = "centre", **overrides: object) -> Model:
+    """A video network with the weights of an image network.
+
+    With the rule ``centre``, a still video gives the image network's features at every output time step, and its
+    logits (float32: within a relative error of 1e-4). With ``mean`` it does not.
+
+    Args:
+        model2d: an image network ``(B, C, H, W) -> (B, classes)``; it is not changed.
+        frames: the nominal number of frames; others work, too.
+        rule: how convolutions grow in time, see :func:`inflate_state_dict`.
+        overrides: settings of the video network's row that are to differ, for example ``drop_path=0.3``.
+
+    Returns:
+        The network ``(B, C, frames, H, W) -> (B, classes)``, with the image network's device, dtype, training mode and
+        preprocessing, mean and std included. Where a row ``<name>_16f`` is registered for the image network's name,
+        checkpoints can build it again.
+
+    Raises:
+        UserError: a network that sees video already or cannot be inflated, impossible frames, rule or settings.
+    """
+    if not isinstance(model2d, MViT):
+        raise UserError(f"a {type(model2d).__name__} cannot be inflated: give an image network ({_known()})")
+    _check_rule(rule)
+    spec2d = dataclasses.replace(model2d.spec, num_classes=model2d.num_classes)  # the head may have been replaced
+    model3d = _network(getattr(model2d, "model_name", ""), inflate_spec(spec2d, frames), overrides)
+    weights = model2d.state_dict()
+    inflated = inflate_state_dict(weights, spec2d, model3d.spec, rule=rule, base=model3d.state_dict())
+    model3d.load_state_dict(inflated.state_dict)
+    if described := getattr(model2d, "preprocessing", None):
+        height, width = model3d.spec.input_size[-2:]
+        model3d.preprocessing = dataclasses.replace(described, frames=frames, input_size=(height, width))
+    sample = next(iter(weights.values()))
+    return model3d.to(sample.device, sample.dtype).train(model2d.training)
+
+
+def image_spec(weights: Mapping[str, Tensor], spec3d: MViTSpec) -> MViTSpec:
+    """The row of the 2D network that weights in stvit's layout are of, given the 3D network that they are meant for.
+
+    What the weights tell is read from them: class token, number of classes, where the width doubles and, from the
+    lengths of the tables, whether the keys' stride is the 3D network's or the image networks' 4. The rest is the 3D
+    row's without its axis of time; :func:`inflate_state_dict` finds out whether that fits.
+    """
+    flat = {
+        field.name: value[-2:]
+        for field in dataclasses.fields(spec3d)
+        if field.name != "depths" and isinstance(value := getattr(spec3d, field.name), tuple)
+    }
+    head = weights.get("head.projection.weight")
+    token = "cls_token" in weights
+    spec = dataclasses.replace(
+        spec3d,
+        **flat,  # type: ignore[arg-type]
+        num_classes=0 if head is None else head.shape[0],
+        class_token=token,
+        head_pooling="class_token" if token else "mean",
+        balance_class_token=False,
+        widen_in_attention=f"blocks.{spec3d.depths[0] - 1}.proj.weight" not in weights,  # of the MLP before stage 2
+    )
+    for stride in (spec.kv_stride, _IMAGE_KV_STRIDE):
+        candidate = dataclasses.replace(spec, kv_stride=stride)
+        shapes = _shapes(_family(spec), candidate)
+        if all(weights[key].shape == shape for key, shape in shapes.items() if ".rel_pos_" in key and key in weights):
+            return candidate
+    return candidate
+
+
+def inflate_kernel(weight: Tensor, length: int, rule: Rule) -> Tensor:
+    """A convolution's kernel ``(out, in, kh, kw)`` as ``(out, in, length, kh, kw)``.
+
+    ``centre``: the kernel on the middle frame, zero on the others. ``mean``: a ``length``-th of it on every frame.
+    """
+    if rule == "mean":
+        return repeat(weight / length, "o i h w -> o i t h w", t=length)
+    kernel = weight.new_zeros(*weight.shape[:2], length, *weight.shape[2:])
+    kernel[:, :, length // 2] = weight
+    return kernel
+
+
+# ---- MViTv2 -------------------------------------------------------------------------------------------------------
+
+_IMAGE_KV_STRIDE = (4, 4)  # of every published image network; the published video networks have 8
+_STRUCTURE = ("depths", "width", "heads", "mlp_ratio", "in_channels")  # unlike in these, nothing could be carried over
+_IRRELEVANT = {"drop_path", "head_dropout", "num_classes", "head_pooling", "balance_class_token", "input_size"}
+_WORDS = {"kv_stride": "key stride", "q_stride": "query stride", "relative_position": "relative positions"}
+
+
+def _mvit_spec(spec: MViTSpec, frames: int) -> MViTSpec:
+    return dataclasses.replace(
+        spec,
+        input_size=(frames, *spec.input_size),
+        patch_kernel=(3, *spec.patch_kernel),
+        patch_stride=(2, *spec.patch_stride),
+        pool_kernel=(3, *spec.pool_kernel),
+        q_stride=(1, *spec.q_stride),
+        kv_stride=(1, *spec.kv_stride),
+        balance_class_token=spec.class_token,
+    )
+
+
+def _mvit_weight(key: str, weight: Tensor, spec2d: MViTSpec, spec3d: MViTSpec, shape: torch.Size, rule: Rule) -> Tensor:
+    """One weight for its place in the 3D network; of another shape than ``shape`` if it has no use there."""
+    if weight.ndim == 4:  # patch embedding and poolings
+        return inflate_kernel(weight, shape[2], rule)
+    if ".rel_pos_" in key:
+        return resize_table(weight, shape[0])
+    if key == "pos_embed_spatial" and weight.shape != shape:
+        height, width = _patch_grid(spec2d)
+        grid = rearrange(weight, "1 (h w) c -> 1 c h w", h=height, w=width)
+        return rearrange(F.interpolate(grid, size=_patch_grid(spec3d), mode="bilinear"), "1 c h w -> 1 (h w) c")
+    return weight
+
+
+def _patch_grid(spec: MViTSpec) -> tuple[int, int]:
+    height, width = (size // stride for size, stride in zip(spec.input_size[-2:], spec.patch_stride[-2:], strict=True))
+    return height, width
+
+
+def _mvit_breaks(spec2d: MViTSpec, spec3d: MViTSpec, rule: Rule) -> list[str]:
+    """Why features of a still video differ from those of its frame."""
+    breaks = []
+    if rule == "mean" and spec3d.patch_kernel[0] > 1:
+        breaks.append("the rule mean lets zero padding dim the ends of a clip")
+    for field in dataclasses.fields(spec2d):
+        if field.name in _IRRELEVANT:
+            continue
+        here, there = getattr(spec2d, field.name), getattr(spec3d, field.name)
+        if field.name != "depths" and isinstance(there, tuple):
+            there = there[-2:]  # what happens in time has no condition besides the rule
+        if field.name == "class_token" and there > here:
+            breaks.append("the class token is new")
+        elif field.name == "widen_in_attention" and here != there:
+            breaks.append("the width doubles in other layers, which are new")
+        elif here != there:
+            breaks.append(f"{_WORDS.get(field.name, field.name)} {_shown(there)} instead of {_shown(here)}")
+    if spec2d.class_token and spec3d.class_token and not spec3d.balance_class_token:
+        breaks.append("the class token is not weighed against T equal frames (balance_class_token)")
+    return breaks
+
+
+def _mvit_head_breaks(spec2d: MViTSpec, spec3d: MViTSpec) -> list[str]:
+    """Why logits differ even where features do not."""
+    if spec2d.num_classes != spec3d.num_classes:
+        return [f"the head is new ({spec3d.num_classes} classes instead of {spec2d.num_classes})"]
+    if spec2d.head_pooling != spec3d.head_pooling:
+        return [f"the head reads {spec3d.head_pooling} instead of {spec2d.head_pooling}"]
+    return []
+
+
+def _shown(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# ---- Kinds of backbones -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How one kind of backbone is inflated."""
+
+    network: Callable[[MViTSpec], MViT]
+    spec: Callable[[MViTSpec, int], MViTSpec]  # 2D row and number of frames -> 3D row
+    weight: Callable[[str, Tensor, MViTSpec, MViTSpec, torch.Size, Rule], Tensor]  # see _mvit_weight
+    zero: tuple[str, ...]  # endings of names that only the 3D network has, and that start at zero
+    structure: tuple[str, ...]  # fields of the row in which both must agree
+    breaks: Callable[[MViTSpec, MViTSpec, Rule], list[str]]  # why the law does not hold for the features
+    head_breaks: Callable[[MViTSpec, MViTSpec], list[str]]  # and for the logits
+
+
+_FAMILIES: dict[type, _Family] = {
+    MViTSpec: _Family(
+        network=MViT,
+        spec=_mvit_spec,
+        weight=_mvit_weight,
+        zero=("rel_pos_t", "pos_embed_temporal"),
+        structure=_STRUCTURE,
+        breaks=_mvit_breaks,
+        head_breaks=_mvit_head_breaks,
+    ),
+}
+
+
+def _family(spec: MViTSpec) -> _Family:
+    if type(spec) not in _FAMILIES:
+        raise UserError(f"a {type(spec).__name__} cannot be inflated: give the row of an image network ({_known()})")
+    return _FAMILIES[type(spec)]
+
+
+def _known() -> str:
+    return ", ".join(family.network.__name__ for family in _FAMILIES.values())
+
+
+def _shapes(family: _Family, spec: MViTSpec) -> dict[str, torch.Size]:
+    """Names and shapes of a network's weights, from its skeleton."""
+    with torch.device("meta"):
+        return {key: weight.shape for key, weight in family.network(spec).state_dict().items()}
+
+
+def _network(name: str, spec: MViTSpec, overrides: Mapping[str, object]) -> MViT:
+    """The network of a row; registered under the image network's name with ``_16f``, it can be saved and rebuilt."""
+    if f"{name}_16f" not in list_models():
+        return _family(spec).network(dataclasses.replace(spec, **overrides))  # type: ignore[arg-type]
+    row = model_spec(f"{name}_16f")
+    settings = {
+        field.name: value
+        for field in dataclasses.fields(spec)
+        if (value := getattr(spec, field.name)) != getattr(row, field.name)
+    }
+    model = create_model(f"{name}_16f", **{**settings, **overrides})
+    assert isinstance(model, MViT)
+    return model
+
+
+# ---- Checks and sentences -----------------------------------------------------------------------------------------
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise UserError(f"there is no inflation rule {rule!r}: choose {' or '.join(RULES)}{nearest(rule, RULES)}")
+
+
+def _check_rows(family: _Family, spec2d: MViTSpec, spec3d: MViTSpec) -> None:
+    sizes = [len(spec.input_size) for spec in (spec2d, spec3d)]
+    if sizes != [2, 3]:
+        raise UserError(f"weights are inflated from a 2D row into a 3D row, not from {sizes[0]}D into {sizes[1]}D")
+    differing = [
+        f"{name} {getattr(spec2d, name)} instead of {getattr(spec3d, name)}"
+        for name in family.structure
+        if getattr(spec2d, name) != getattr(spec3d, name)
+    ]
+    if differing:
+        raise UserError(
+            f"the 2D network is another variant than the 3D one, with {', '.join(differing)}: inflate into the same"
+        )
+
+
+def _check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    """All of the 2D network must be there, whatever its classes; tables of positions may be of any length."""
+    body = {key: shape for key, shape in shapes.items() if not key.startswith("head.")}
+    wrong = [key for key in body if key not in weights]
+    if wrong:
+        raise UserError(f"the 2D weights lack {len(wrong)} of {len(body)} ({_some(wrong)}): give a whole state dict")
+    for key, shape in body.items():
+        got = weights[key].shape
+        if got != shape and not (".rel_pos_" in key and got[1:] == shape[1:]):
+            raise UserError(
+                f"the 2D weight {key} is {tuple(got)}, its row says {tuple(shape)}: give the row of the file"
+            )
+
+
+def _new(
+    key: str, shape: torch.Size, family: _Family, weights: Mapping[str, Tensor], base: Mapping[str, Tensor] | None
+) -> Tensor:
+    """A weight that the 2D network has not."""
+    if base is not None and key in base and not key.endswith(family.zero):
+        return base[key]
+    if key.endswith(family.zero):
+        return next(iter(weights.values())).new_zeros(shape)
+    raise UserError(f"the 2D network has no counterpart of {key}: give base=, the 3D network's present weights")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _guarantees(breaks: list[str], head_breaks: list[str]) -> tuple[str, ...]:
+    law = [f"still-video law does not hold: {reason}" for reason in breaks] or [
+        "still-video law holds: a still video gives the 2D features at every time step (float32: error under 1e-4)"
+    ]
+    logits = [f"logits are not the 2D network's: {reason}" for reason in head_breaks]
+    if not breaks and not head_breaks:
+        logits = ["logits of a still video are the 2D network's"]
+    return (*law, *logits, "pixels must be normalised with the 2D network's mean and std")
