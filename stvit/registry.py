@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+from stvit.backbones.base import Backbone, FeatureMaps
 from stvit.errors import UserError, nearest
 from stvit.model import Model
 from stvit.preprocessing import Preprocessing
@@ -25,27 +26,55 @@ S = TypeVar("S", bound=Spec)
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Published weights of a model."""
+
+    url: str
+    protocol: str  # what they were trained on and the figure published for them
+    licence: str
+    sha256: str | None = None  # of the file, where known
+    browser_only: bool = False  # the link leads to a page, not to the file
+    tag: str = ""  # tells several weights of one model apart
+
+
+@dataclass(frozen=True)
 class Entry:
     """One registered name."""
 
     build: Callable[[Spec], Model]
     spec: Spec
     preprocessing: Callable[[Spec], Preprocessing]
+    weights: tuple[Weights, ...] = ()
 
 
 _MODELS: dict[str, Entry] = {}
 
 
 def register_model(
-    name: str, build: Callable[[S], Model], spec: S, preprocessing: Callable[[S], Preprocessing]
+    name: str,
+    build: Callable[[S], Model],
+    spec: S,
+    preprocessing: Callable[[S], Preprocessing],
+    weights: tuple[Weights, ...] = (),
 ) -> None:
     """Make ``create_model(name)`` build ``build(spec)``.
 
-    ``preprocessing`` derives the input description from the spec, so that it follows the overrides.
+    ``preprocessing`` derives the input description from the spec, so that it follows the overrides. The first of
+    ``weights`` is what ``pretrained=True`` takes.
     """
     if name in _MODELS:
         raise ValueError(f"a model named {name!r} is registered already")
-    _MODELS[name] = Entry(build, spec, preprocessing)  # type: ignore[arg-type]
+    _MODELS[name] = Entry(build, spec, preprocessing, weights)  # type: ignore[arg-type]
+
+
+def model_weights(name: str) -> tuple[Weights, ...]:
+    """The published weights of a model, possibly none.
+
+    Raises:
+        UserError: an unknown model.
+    """
+    model_spec(name)
+    return _MODELS[name].weights
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -77,6 +106,10 @@ def _checked(key: str, value: object, kind: object) -> object:
     """The value as the row has it: a list stands for a tuple, a whole number for a float; UserError for other types."""
     if get_origin(kind) is tuple:
         items = get_args(kind)
+        if items[-1] is Ellipsis:  # of any length, the network checks which fit together
+            if isinstance(value, list | tuple):
+                return tuple(_checked(key, v, items[0]) for v in value)
+            raise UserError(f"{key}={value!r}: a list is needed, each entry {_KINDS.get(items[0], 'as in the row')}")
         if isinstance(value, list | tuple) and len(value) == len(items):
             return tuple(_checked(key, v, k) for v, k in zip(value, items, strict=True))
         raise UserError(
@@ -92,30 +125,57 @@ def _checked(key: str, value: object, kind: object) -> object:
 def create_model(
     name: str,
     *,
+    pretrained: bool = False,
     checkpoint: str | PathLike[str] | Mapping[str, object] | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
     **overrides: object,
 ) -> Model:
     """Build a model by name, in train mode, with fresh or loaded weights.
 
     Args:
         name: one of :func:`list_models`.
+        pretrained: download and load the model's published weights (see :func:`stvit.registry.model_weights`).
         checkpoint: a file or state dict in any layout that :func:`stvit.load_checkpoint` reads.
-        overrides: fields of the variant's row to replace, for example ``in_frames=4``.
+        features_only: give a :class:`stvit.backbones.base.FeatureMaps`: the maps of the stages, without a classifier.
+        out_indices: which stages; a list counted from 0, or a number of last ones. Only with ``features_only``.
+        overrides: fields of the variant's row to replace, for example ``num_classes=10``.
 
     Returns:
         The module. ``model_name``, ``model_args`` (the overrides), ``preprocessing`` and ``spec`` describe it.
 
     Raises:
-        UserError: an unknown name, setting or impossible value, or a checkpoint that does not fit.
+        UserError: an unknown name, setting or impossible value, a checkpoint that does not fit, or weights that are
+            not published.
+        OSError: weights could not be read or downloaded.
     """
+    if features_only:
+        overrides = {**overrides, "num_classes": 0}
+    elif out_indices is not None:
+        raise UserError("out_indices chooses among the maps of features_only=True: add that, or leave it out")
     spec = model_spec(name, **overrides)
     entry = _MODELS[name]
     model = entry.build(spec)
-    model.model_name = name
-    model.model_args = {k: list(v) if isinstance(v, tuple) else v for k, v in overrides.items()}
-    model.preprocessing = entry.preprocessing(spec)
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in overrides.items()}
+    _describe(model, name, plain, entry.preprocessing(spec))
+    if pretrained and checkpoint is not None:
+        raise UserError("pretrained=True and checkpoint= both name weights: leave one out")
+    if pretrained:
+        from stvit.checkpoint.pretrained import load_pretrained  # as below
+
+        load_pretrained(model, model_weights(name))
     if checkpoint is not None:
         from stvit.checkpoint import load_checkpoint  # reading files is not needed to build a model
 
         load_checkpoint(model, checkpoint)
-    return model
+    if not features_only:
+        return model
+    if not isinstance(model, Backbone):
+        raise UserError(f"{name} has no stages: features_only is for backbones")
+    maps = FeatureMaps(model, out_indices)
+    _describe(maps, name, {**plain, "features_only": True, "out_indices": maps.out_indices}, model.preprocessing)
+    return maps
+
+
+def _describe(model: Model, name: str, args: dict[str, object], preprocessing: Preprocessing) -> None:
+    model.model_name, model.model_args, model.preprocessing = name, args, preprocessing

@@ -50,6 +50,25 @@ def conv(
     )
 
 
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int = 1,
+) -> Tensor:
+    """conv2d or conv3d of ``(B, C, *grid)`` by the axes of the weight."""
+    function = F.conv2d if weight.ndim == 4 else F.conv3d
+    return function(x, weight, bias, tuple(stride), tuple(padding), 1, groups)
+
+
+def max_pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Maximum over windows of ``(B, C, *grid)``, padded by ``k // 2`` with minus infinity."""
+    function = F.max_pool2d if len(kernel) == 2 else F.max_pool3d
+    return function(x, tuple(kernel), tuple(stride), tuple(k // 2 for k in kernel))
+
+
 def avg_pool(x: Tensor, kernel: Sequence[int]) -> Tensor:
     """Mean over blocks of ``kernel``; the last block of an odd side counts the zeros it lacks (TensorFlow "same")."""
     x = pad_same(x, kernel, kernel)

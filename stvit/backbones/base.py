@@ -1,0 +1,110 @@
+"""What all backbones share: timm's model protocol over blocks in stages."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stvit.errors import UserError
+from stvit.model import Model
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """One map of a feature pyramid."""
+
+    num_chs: int  # channels
+    reduction: tuple[int, ...]  # input positions per map position, per axis (H, W) or (T, H, W)
+    module: str  # the last block of the stage
+
+
+class Backbone(Model):
+    """A classifier whose stages give a pyramid of maps; the method names are timm's.
+
+    A subclass sets ``num_features`` (channels of the last stage), ``num_classes`` and ``feature_info``.
+    """
+
+    num_features: int
+    num_classes: int
+    feature_info: tuple[StageInfo, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)`` to logits ``(B, num_classes)``, never probabilities.
+
+        With ``num_classes=0``: to the features that the classifier would see, ``(B, num_features)``.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The input to what :meth:`forward_head` takes."""
+
+    @abstractmethod
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features to logits ``(B, num_classes)``, or with ``pre_logits`` to what the classifier sees."""
+
+    @abstractmethod
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The map after every stage, ``(B, C, *grid)`` each, without a final norm."""
+
+    def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None) -> list[Tensor]:
+        """Maps ``(B, C, *grid)`` after the chosen stages, in order.
+
+        Args:
+            x: as in :meth:`forward`.
+            indices: stages counted from 0, negative ones from the end; one number: so many last ones; None: all.
+        """
+        maps = self.forward_stages(x)
+        return [maps[index] for index in stage_indices(indices, len(maps))]
+
+    @abstractmethod
+    def get_classifier(self) -> nn.Module:
+        """The layer that gives logits."""
+
+    @abstractmethod
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace it by a fresh one for so many classes; 0 takes it away."""
+
+    @abstractmethod
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the activations inside blocks again in the backward pass, instead of keeping them."""
+
+    @abstractmethod
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+        """Regular expressions that put parameters into layers by depth, for timm's layer-wise learning rates."""
+
+
+def stage_indices(indices: int | Sequence[int] | None, stages: int) -> list[int]:
+    """Stages by number, as :meth:`Backbone.forward_intermediates` takes them."""
+    if indices is None:
+        return list(range(stages))
+    chosen = list(range(stages))[-indices:] if isinstance(indices, int) else list(indices)
+    for index in chosen:
+        if not -stages <= index < stages:
+            raise UserError(f"stage {index} was asked for, and there are {stages}: choose from 0 to {stages - 1}")
+    if isinstance(indices, int) and not 0 < indices <= stages:
+        raise UserError(f"{indices} stages were asked for, and there are {stages}")
+    return sorted({index % stages for index in chosen})
+
+
+class FeatureMaps(Model):
+    """A backbone as the bottom of a dense network: input to a list of maps ``(B, C, *grid)``, finest first.
+
+    ``create_model(name, features_only=True)`` builds it. ``feature_info`` describes the maps in the same order.
+    """
+
+    def __init__(self, network: Backbone, out_indices: int | Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.out_indices = stage_indices(out_indices, len(network.feature_info))
+        self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.network.forward_intermediates(x, self.out_indices)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See :class:`Backbone`."""
+        self.network.set_grad_checkpointing(enable)

@@ -1,0 +1,396 @@
+"""MViTv2 (arXiv 2112.01526) for images and clips, and its predecessor MViT (arXiv 2104.11227): one network.
+
+The length of the tuples in the spec decides between grids ``(H, W)`` and ``(T, H, W)``. Weights have the names and, for
+grids of the same number of axes, the shapes of facebookresearch/mvit and SlowFast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stvit.backbones.base import Backbone, StageInfo
+from stvit.errors import UserError
+from stvit.layers.mlp import MLP
+from stvit.layers.nd import conv, max_pool
+from stvit.layers.pooling_attention import NORM_EPS, PoolingAttention, PoolingAttentionSpec
+
+
+@dataclass(frozen=True)
+class MViTSpec:
+    """A variant. Tuples over axes have two entries (H, W) for images and three (T, H, W) for clips."""
+
+    depths: tuple[int, ...]  # blocks of each stage; the first block of every later stage strides and doubles the width
+    input_size: tuple[int, ...] = (224, 224)  # (H, W) or (frames, H, W) that the position tables are made for
+    in_channels: int = 3
+    num_classes: int = 1000  # 0: no classifier
+    width: int = 96  # of the first stage
+    heads: int = 1  # of the first stage; doubles with the width
+    mlp_ratio: float = 4.0
+    patch_kernel: tuple[int, ...] = (7, 7)
+    patch_stride: tuple[int, ...] = (4, 4)
+    pool_kernel: tuple[int, ...] = (3, 3)
+    q_stride: tuple[int, ...] = (2, 2)  # of queries where a stage starts
+    kv_stride: tuple[int, ...] = (4, 4)  # of keys and values in the first stage; divided by q_stride at each next one
+    widen_in_attention: bool = True  # a stage's width starts in its first attention, else in the MLP before it
+    class_token: bool = False
+    head_pooling: str = "mean"  # what the classifier sees: one of HEAD_POOLING
+    balance_class_token: bool = False  # weigh the class token as in one frame, however many frames there are
+    relative_position: bool = True
+    absolute_position: bool = False  # learned, one table for space and one for time (MViT)
+    residual_pooling: bool = True
+    pool_unstrided_query: bool = True  # False (MViT): queries without stride are neither convolved nor normalised
+    qkv_bias: bool = True
+    drop_path: float = 0.1  # of the last block; grows linearly from 0
+    head_dropout: float = 0.0
+
+
+HEAD_POOLING = {
+    "mean": "the mean of the normalised patch tokens",
+    "class_token": "the normalised class token",
+    "mean_then_norm": "the normalised mean of the patch tokens (SlowFast's USE_MEAN_POOLING)",
+}
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """The numbers of one block."""
+
+    attention: PoolingAttentionSpec
+    dim_out: int
+    mlp_ratio: float
+    drop_path: float
+
+
+class MViT(Backbone):
+    """Images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)`` of any size to logits ``(B, num_classes)``.
+
+    Other sizes than ``spec.input_size`` work: the relative position tables are interpolated by the published rule,
+    absolute ones linearly.
+
+    Raises:
+        UserError: a spec that is no network.
+    """
+
+    def __init__(self, spec: MViTSpec) -> None:
+        super().__init__()
+        check_spec(spec)
+        self.spec = spec
+        grid = tuple(size // stride for size, stride in zip(spec.input_size, spec.patch_stride, strict=True))
+        blocks = block_specs(spec, grid)
+        self.num_features, self.num_classes = blocks[-1].dim_out, spec.num_classes
+        self.feature_info = stage_infos(spec)
+        self.patch_embed = PatchEmbed(spec)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, spec.width)) if spec.class_token else None
+        if spec.absolute_position:
+            self._add_absolute_positions(grid)
+        self.blocks = nn.ModuleList(MultiScaleBlock(block) for block in blocks)
+        self.norm = nn.LayerNorm(self.num_features, eps=NORM_EPS)
+        self.head = Head(self.num_features, spec.num_classes, spec.head_dropout)
+        self._checkpointing = False
+        self.init_weights()
+
+    def _add_absolute_positions(self, grid: tuple[int, ...]) -> None:
+        width = self.spec.width
+        self.pos_embed_spatial = nn.Parameter(torch.empty(1, grid[-2] * grid[-1], width))
+        if len(grid) == 3:
+            self.pos_embed_temporal = nn.Parameter(torch.empty(1, grid[0], width))
+        if self.spec.class_token:
+            self.pos_embed_class = nn.Parameter(torch.empty(1, 1, width))
+
+    def init_weights(self) -> None:
+        """Normal of 0.02, cut at 2, for linear layers and tokens; zero biases; convolutions at torch's default.
+
+        As in facebookresearch/mvit. SlowFast starts the biases of linear layers and norms at 0.02 instead of 0.
+        """
+        self.apply(init_linear)
+        for name, parameter in self.named_parameters(recurse=False):
+            if name == "cls_token" or name.startswith("pos_embed"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The patches ``(B, *grid, width)`` and the class token ``(B, 1, width)``."""
+        if x.ndim != 2 + len(self.spec.input_size) or x.shape[1] != self.spec.in_channels:
+            axes = "(B, C, H, W)" if len(self.spec.input_size) == 2 else "(B, C, T, H, W)"
+            raise UserError(
+                f"{getattr(self, 'model_name', 'MViT')} takes {axes} with C = {self.spec.in_channels}, "
+                f"not a tensor of shape {tuple(x.shape)}"
+            )
+        x = self.patch_embed(x)
+        token: Tensor | None = self.cls_token
+        if self.spec.absolute_position:
+            x = x + self._absolute_positions(x.shape[1:-1])
+            token = None if token is None else token + self.pos_embed_class
+        return x, None if token is None else token.expand(x.shape[0], -1, -1)
+
+    def _absolute_positions(self, grid: Sequence[int]) -> Tensor:
+        """``(1, *grid, width)``, resized linearly to the grid."""
+        side = [n // s for n, s in zip(self.spec.input_size[-2:], self.spec.patch_stride[-2:], strict=True)]
+        spatial = rearrange(self.pos_embed_spatial, "1 (h w) c -> 1 c h w", h=side[0])
+        if list(grid[-2:]) != side:
+            spatial = F.interpolate(spatial, size=tuple(grid[-2:]), mode="bilinear")
+        spatial = spatial.movedim(1, -1)
+        if len(grid) == 2:
+            return spatial
+        temporal: Tensor = self.pos_embed_temporal
+        if temporal.shape[1] != grid[0]:
+            temporal = F.interpolate(temporal.mT, size=grid[0], mode="linear").mT
+        return spatial.unsqueeze(1) + temporal[:, :, None, None]
+
+    def _blocks(self, x: Tensor, cls: Tensor | None, kept: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
+        """All blocks; the map after each stage goes into ``kept``."""
+        ends = stage_ends(self.spec.depths)
+        for index, block in enumerate(self.blocks):
+            if self._checkpointing and torch.is_grad_enabled():
+                x, cls = checkpoint(block, x, cls, use_reentrant=False)
+            else:
+                x, cls = block(x, cls)
+            if kept is not None and index in ends:
+                kept.append(x)
+        return x, cls
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tokens ``(B, N, num_features)`` after the final norm: the class token, if any, then the patches in row order.
+
+        With ``head_pooling="mean_then_norm"`` the norm belongs to the head.
+        """
+        x, cls = self._blocks(*self._stem(x))
+        x = x.flatten(1, -2)
+        x = x if cls is None else torch.cat([cls, x], dim=1)
+        return x if self.spec.head_pooling == "mean_then_norm" else self.norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """See :class:`Backbone`; takes what :meth:`forward_features` gives."""
+        pooling = self.spec.head_pooling
+        x = x[:, 0] if pooling == "class_token" else x[:, int(self.spec.class_token) :].mean(1)
+        x = self.norm(x) if pooling == "mean_then_norm" else x
+        return x if pre_logits else self.head(x)
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """See :class:`Backbone`."""
+        kept: list[Tensor] = []
+        self._blocks(*self._stem(x), kept)
+        return [rearrange(features, "b ... c -> b c ...") for features in kept]
+
+    def set_fused_attention(self, enable: bool) -> None:
+        """Whether attention is one fused call (the default) or the published arithmetic step by step; same results."""
+        for module in self.modules():
+            if isinstance(module, PoolingAttention):
+                module.fused = enable
+
+    def get_classifier(self) -> nn.Module:
+        """See :class:`Backbone`."""
+        return self.head.projection
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """See :class:`Backbone`."""
+        old = self.norm.weight
+        self.num_classes = num_classes
+        self.head = Head(self.num_features, num_classes, self.spec.head_dropout).to(old.device, old.dtype)
+        self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
+        self.head.apply(init_linear)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See :class:`Backbone`; block by block."""
+        self._checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+        """See :class:`Backbone`; a layer is a block, coarse or not."""
+        return {
+            "stem": r"^cls_token|^pos_embed|^patch_embed",
+            "blocks": [(r"^blocks\.(\d+)\.", None), (r"^norm", (99999,))],
+        }
+
+
+def init_linear(module: nn.Module) -> None:
+    """Normal of 0.02, cut at 2, and zero bias; for :meth:`torch.nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches: a strided convolution, ``(B, C, *size)`` to ``(B, *grid, width)``."""
+
+    def __init__(self, spec: MViTSpec) -> None:
+        super().__init__()
+        self.proj = conv(spec.in_channels, spec.width, spec.patch_kernel, spec.patch_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.proj(x), "b c ... -> b ... c").contiguous()
+
+
+class Head(nn.Module):
+    """Dropout and the classifier; the identity for 0 classes."""
+
+    def __init__(self, dim: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(self.dropout(x))
+
+
+class MultiScaleBlock(nn.Module):
+    """Pooling attention and MLP with residuals: map and class token to the pooled grid and the new width."""
+
+    def __init__(self, spec: BlockSpec) -> None:
+        super().__init__()
+        attention = spec.attention
+        self.stride = attention.q_stride
+        self.drop_path = spec.drop_path
+        self.norm1 = nn.LayerNorm(attention.dim, eps=NORM_EPS)
+        self.attn = PoolingAttention(attention)
+        self.norm2 = nn.LayerNorm(attention.dim_out, eps=NORM_EPS)
+        self.mlp = MLP(attention.dim_out, int(attention.dim_out * spec.mlp_ratio), spec.dim_out)
+        self.widens_in_attention = attention.dim != attention.dim_out
+        self.widens_in_mlp = attention.dim_out != spec.dim_out
+        widens = self.widens_in_attention or self.widens_in_mlp
+        self.proj = nn.Linear(attention.dim, spec.dim_out) if widens else None
+
+    def forward(self, x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        keep = self._draw_survivors(x)
+        n, n_cls = self.norm1(x), None if cls is None else self.norm1(cls)
+        out, out_cls = self.attn(n, n_cls)
+        skip, skip_cls = (self._widen(n, n_cls)) if self.widens_in_attention else (x, cls)
+        x, cls = _add(max_pool_skip(skip, self.stride), out, keep), _add_token(skip_cls, out_cls, keep)
+        keep = self._draw_survivors(x)
+        n, n_cls = self.norm2(x), None if cls is None else self.norm2(cls)
+        skip, skip_cls = (self._widen(n, n_cls)) if self.widens_in_mlp else (x, cls)
+        return _add(skip, self.mlp(n), keep), _add_token(skip_cls, None if n_cls is None else self.mlp(n_cls), keep)
+
+    def _widen(self, x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The skip where the width changes: a projection of the normalised input, as published."""
+        assert self.proj is not None
+        return self.proj(x), None if cls is None else self.proj(cls)
+
+    def _draw_survivors(self, x: Tensor) -> Tensor | None:
+        """Stochastic depth (arXiv 1603.09382): per sample ``(B,)``, 0 or 1 / survival rate; None: all survive."""
+        if not self.training or self.drop_path == 0.0:
+            return None
+        survives = 1.0 - self.drop_path
+        return x.new_empty(x.shape[0]).bernoulli_(survives).div_(survives)
+
+
+def _add(skip: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
+    return skip + branch if keep is None else skip + branch * keep.view(-1, *(1,) * (branch.ndim - 1))
+
+
+def _add_token(skip: Tensor | None, branch: Tensor | None, keep: Tensor | None) -> Tensor | None:
+    return None if skip is None or branch is None else _add(skip, branch, keep)
+
+
+def max_pool_skip(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """What the residual becomes where queries stride: max pooling, kernel ``s + 1`` on strided axes, 1 on others.
+
+    ``(B, *grid, C)`` to the grid of the queries.
+    """
+    if all(s == 1 for s in stride):
+        return x
+    kernel = [s + 1 if s > 1 else 1 for s in stride]
+    if len(stride) == 3 and stride[0] == 1:  # frames do not mix: images then, for which the kernel is faster
+        pooled = max_pool(x.flatten(0, 1).movedim(-1, 1), kernel[1:], stride[1:]).movedim(1, -1)
+        return pooled.unflatten(0, x.shape[:2])
+    return max_pool(x.movedim(-1, 1), kernel, stride).movedim(1, -1)
+
+
+def stage_starts(depths: Sequence[int]) -> list[int]:
+    """The first block of every stage but the first: where queries stride and the width doubles."""
+    return [sum(depths[:stage]) for stage in range(1, len(depths))]
+
+
+def stage_ends(depths: Sequence[int]) -> list[int]:
+    """The last block of every stage."""
+    return [sum(depths[: stage + 1]) - 1 for stage in range(len(depths))]
+
+
+def block_specs(spec: MViTSpec, grid: Sequence[int]) -> list[BlockSpec]:
+    """The blocks of a network whose patches form ``grid``; tables are as long as the published code makes them."""
+    starts, depth = stage_starts(spec.depths), sum(spec.depths)
+    one = (1,) * len(grid)
+    dim, heads, kv_stride, grid = spec.width, spec.heads, spec.kv_stride, tuple(grid)
+    blocks = []
+    for index in range(depth):
+        starts_stage, ends_stage = index in starts, index + 1 in starts
+        q_stride = spec.q_stride if starts_stage else one
+        heads *= 2 if starts_stage else 1
+        kv_stride = tuple(max(kv // q, 1) for kv, q in zip(kv_stride, q_stride, strict=True))
+        dim_attention = 2 * dim if starts_stage and spec.widen_in_attention else dim
+        dim_out = 2 * dim_attention if ends_stage and not spec.widen_in_attention else dim_attention
+        attention = PoolingAttentionSpec(
+            dim=dim,
+            dim_out=dim_attention,
+            heads=heads,
+            pool_kernel=spec.pool_kernel,
+            q_stride=q_stride,
+            kv_stride=kv_stride,
+            table_rows=table_rows(grid, q_stride, kv_stride) if spec.relative_position else None,
+            pool_query=spec.pool_unstrided_query or q_stride != one,
+            residual_pooling=spec.residual_pooling,
+            balance_class_token=spec.balance_class_token,
+            qkv_bias=spec.qkv_bias,
+        )
+        rate = spec.drop_path * index / max(depth - 1, 1)
+        blocks.append(BlockSpec(attention, dim_out, spec.mlp_ratio, rate))
+        dim, grid = dim_out, tuple(max(n // q, 1) for n, q in zip(grid, q_stride, strict=True))
+    return blocks
+
+
+def table_rows(grid: Sequence[int], q_stride: Sequence[int], kv_stride: Sequence[int]) -> tuple[int, ...]:
+    """``2 max(n // q, n // kv) - 1`` per axis: floor division, whatever the convolutions' grids are, as published."""
+    return tuple(2 * max(n // q, n // kv, 1) - 1 for n, q, kv in zip(grid, q_stride, kv_stride, strict=True))
+
+
+def stage_infos(spec: MViTSpec) -> tuple[StageInfo, ...]:
+    """Channels and reduction of the map after every stage."""
+    ends = stage_ends(spec.depths)
+    widths = [block.dim_out for block in block_specs(spec, (1,) * len(spec.input_size))]
+    return tuple(
+        StageInfo(
+            num_chs=widths[end],
+            reduction=tuple(p * q**stage for p, q in zip(spec.patch_stride, spec.q_stride, strict=True)),
+            module=f"blocks.{end}",
+        )
+        for stage, end in enumerate(ends)
+    )
+
+
+def check_spec(spec: MViTSpec) -> None:
+    """Raise :class:`UserError` for settings that contradict each other."""
+    ndim = len(spec.input_size)
+    if ndim not in (2, 3):
+        raise UserError(f"input_size={spec.input_size}: (H, W) for images or (frames, H, W) for clips is needed")
+    for name in ("patch_kernel", "patch_stride", "pool_kernel", "q_stride", "kv_stride"):
+        value = getattr(spec, name)
+        if len(value) != ndim or min(value) < 1:
+            raise UserError(f"{name}={value}: {ndim} numbers of at least 1 are needed, as input_size={spec.input_size}")
+    for name in ("patch_kernel", "pool_kernel"):
+        if any(k % 2 == 0 for k in getattr(spec, name)):
+            raise UserError(f"{name}={getattr(spec, name)}: kernels have odd sides")
+    if not spec.depths or min(spec.depths) < 1:
+        raise UserError(f"depths={spec.depths}: every stage needs at least one block")
+    if min(spec.input_size) < 1 or any(n < s for n, s in zip(spec.input_size, spec.patch_stride, strict=True)):
+        raise UserError(f"input_size={spec.input_size}: smaller than one patch of stride {spec.patch_stride}")
+    if spec.width < 1 or spec.heads < 1 or spec.width % spec.heads:
+        raise UserError(f"width={spec.width} cannot be divided among heads={spec.heads}")
+    if spec.in_channels < 1 or spec.num_classes < 0 or spec.mlp_ratio <= 0:
+        raise UserError(
+            f"in_channels={spec.in_channels}, num_classes={spec.num_classes}, mlp_ratio={spec.mlp_ratio}: "
+            "at least 1, at least 0 and above 0 are needed"
+        )
+    for name in ("drop_path", "head_dropout"):
+        if not 0 <= getattr(spec, name) < 1:
+            raise UserError(f"{name}={getattr(spec, name)}: a rate of at least 0 and below 1 is needed")
+    if spec.head_pooling not in HEAD_POOLING:
+        raise UserError(f"head_pooling={spec.head_pooling!r}: choose from {', '.join(HEAD_POOLING)}")
+    if spec.head_pooling == "class_token" and not spec.class_token:
+        raise UserError("head_pooling='class_token' needs class_token=True")

@@ -1,0 +1,253 @@
+"""Pooling attention of MViTv2 (arXiv 2112.01526, section 4.1), exact, without ever building its position bias.
+
+The decomposed relative position bias is linear in the query, so it is a dot product too: the query gets the products
+``q.R`` of each axis as further channels, the key says in one-hot form at which places it stands, and plain attention
+over the wider heads gives the same scores. No ``Nq x Nk`` tensor is needed, and any fused kernel serves.
+
+Maps are channels-last inside, ``(B, *grid, C)``: linear layers and norms work on the last axis, and the same memory
+seen as ``(B, C, *grid)`` is what fast depthwise convolutions want. The class token, which no convolution sees, runs
+beside the map as ``(B, 1, C)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stvit.layers.decomposed_position import position_vectors
+from stvit.layers.nd import axes, convolve
+
+NORM_EPS = 1e-6  # of all layer norms
+
+
+@dataclass(frozen=True)
+class PoolingAttentionSpec:
+    """The numbers of one block's attention; tuples are in the order of the grid's axes."""
+
+    dim: int
+    dim_out: int
+    heads: int
+    pool_kernel: tuple[int, ...]
+    q_stride: tuple[int, ...]
+    kv_stride: tuple[int, ...]
+    table_rows: tuple[int, ...] | None  # of the relative position tables; None: no relative positions
+    pool_query: bool = True
+    residual_pooling: bool = True
+    balance_class_token: bool = False
+    qkv_bias: bool = True
+
+
+class Pool(nn.Module):
+    """The weight of a depthwise convolution ``(head_dim, 1, *kernel)`` that all heads share."""
+
+    def __init__(self, head_dim: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(head_dim, 1, *kernel))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # a convolution's default
+
+    def extra_repr(self) -> str:
+        return f"weight={tuple(self.weight.shape)}"
+
+
+class PoolingAttention(nn.Module):
+    """Multi-head attention whose queries, keys and values are convolved with strides, then normalised.
+
+    Maps ``(B, *grid, dim)`` and, where there is one, the class token ``(B, 1, dim)`` to ``(B, *q_grid, dim_out)`` and
+    ``(B, 1, dim_out)``, ``q_grid = ceil(grid / q_stride)``. ``fused`` chooses between two ways to the same result: one
+    call of ``scaled_dot_product_attention``, or the published arithmetic step by step.
+    """
+
+    def __init__(self, spec: PoolingAttentionSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head_dim = spec.dim_out // spec.heads
+        self.fused = True
+        self.qkv = nn.Linear(spec.dim, 3 * spec.dim_out, bias=spec.qkv_bias)
+        self.pool_q = Pool(self.head_dim, spec.pool_kernel) if spec.pool_query else None
+        self.pool_k = Pool(self.head_dim, spec.pool_kernel)
+        self.pool_v = Pool(self.head_dim, spec.pool_kernel)
+        self.norm_q = nn.LayerNorm(self.head_dim, eps=NORM_EPS) if spec.pool_query else None
+        self.norm_k = nn.LayerNorm(self.head_dim, eps=NORM_EPS)
+        self.norm_v = nn.LayerNorm(self.head_dim, eps=NORM_EPS)
+        self.proj = nn.Linear(spec.dim_out, spec.dim_out)
+        for axis, rows in zip(axes(len(spec.pool_kernel)), spec.table_rows or (), strict=False):
+            table = nn.init.trunc_normal_(torch.empty(rows, self.head_dim), std=0.02)
+            self.register_parameter(f"rel_pos_{axis}", nn.Parameter(table))
+
+    def forward(self, x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        q, k, v = self._pooled(x)
+        q_cls, k_cls, v_cls = self._class_token_parts(cls)
+        attend = self._attend_fused if self.fused else self._attend_plain
+        out, out_cls = attend(q, k, v, q_cls, k_cls, v_cls)
+        if self.spec.residual_pooling:  # of patches only, as published
+            out = out + q
+        out = self.proj(out.flatten(-2))
+        return out, None if out_cls is None else self.proj(out_cls.flatten(-2))
+
+    # --- queries, keys and values
+
+    def _project(self, x: Tensor, first: int, count: int) -> Tensor:
+        """Some of the (q, k, v) parts of ``qkv(x)``: ``(..., count * dim_out)``."""
+        rows = slice(first * self.spec.dim_out, (first + count) * self.spec.dim_out)
+        bias = None if self.qkv.bias is None else self.qkv.bias[rows]
+        return F.linear(x, self.qkv.weight[rows], bias)
+
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the patches, pooled and normalised: ``(B, *their grid, heads, head_dim)``."""
+        spec = self.spec
+        q = self._project(x, 0, 1)
+        if self.pool_q is not None and self.norm_q is not None:
+            q = pool_heads(q, [self.pool_q.weight], spec.heads, spec.q_stride)
+            q = self.norm_q(q.unflatten(-1, (spec.heads, self.head_dim)))
+        else:
+            q = q.unflatten(-1, (spec.heads, self.head_dim))
+        read, stride = x, spec.kv_stride
+        if self.fused:
+            read, stride = only_read_places(x, spec.pool_kernel, spec.kv_stride)
+        kv = pool_heads(self._project(read, 1, 2), [self.pool_k.weight, self.pool_v.weight], spec.heads, stride)
+        k, v = kv.unflatten(-1, (2, spec.heads, self.head_dim)).unbind(-3)
+        return q, self.norm_k(k), self.norm_v(v)
+
+    def _class_token_parts(self, cls: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The same of the class token, which is normalised but not pooled: ``(B, 1, heads, head_dim)`` each."""
+        if cls is None:
+            return None, None, None
+        q, k, v = self.qkv(cls).unflatten(-1, (3, self.spec.heads, self.head_dim)).unbind(-3)
+        return self.norm_q(q) if self.norm_q is not None else q, self.norm_k(k), self.norm_v(v)
+
+    def _position_vectors(self, q_grid: Sequence[int], k_grid: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+        """Per axis ``(query places, key places, head_dim)``; empty without relative positions."""
+        if self.spec.table_rows is None:
+            return []
+        names = axes(len(q_grid))
+        return [
+            position_vectors(self.get_parameter(f"rel_pos_{axis}"), query, key).to(dtype)
+            for axis, query, key in zip(names, q_grid, k_grid, strict=True)
+        ]
+
+    # --- two ways to attend
+
+    def _attend_fused(
+        self, q: Tensor, k: Tensor, v: Tensor, q_cls: Tensor | None, k_cls: Tensor | None, v_cls: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        q_grid, k_grid = q.shape[1:-2], k.shape[1:-2]
+        vectors = self._position_vectors(q_grid, k_grid, q.dtype)
+        extra = [position_products(q, axis, vector) for axis, vector in enumerate(vectors)]
+        places = [one_hot_places(k, axis) for axis in range(len(vectors))]
+        width = sum(e.shape[-1] for e in extra)
+        queries = torch.cat([q, *extra], dim=-1).flatten(1, -3)
+        keys = torch.cat([k * self.head_dim**-0.5, *places], dim=-1).flatten(1, -3)
+        values = v.flatten(1, -3)
+        if q_cls is None or k_cls is None or v_cls is None:
+            return sdpa(queries, keys, values, self.head_dim).unflatten(1, q_grid), None
+        q_cls, k_cls = F.pad(q_cls, (0, width)), F.pad(k_cls * self.head_dim**-0.5, (0, width))
+        keys, values = torch.cat([k_cls, keys], dim=1), torch.cat([v_cls, values], dim=1)
+        if self.spec.balance_class_token:
+            queries, q_cls = F.pad(queries, (0, 1), value=1.0), F.pad(q_cls, (0, 1), value=1.0)
+            keys = torch.cat([keys, self._class_token_weight(keys, k_grid)], dim=-1)
+        out = sdpa(queries, keys, values, self.head_dim).unflatten(1, q_grid)
+        return out, sdpa(q_cls, keys, values, self.head_dim)
+
+    def _class_token_weight(self, keys: Tensor, k_grid: Sequence[int]) -> Tensor:
+        """``(B, Nk, heads, 1)``: log of the number of key frames for the class token's key, zero for the others."""
+        first = torch.zeros(keys.shape[1], device=keys.device, dtype=keys.dtype)
+        first[0] = math.log(k_grid[0]) if len(k_grid) == 3 else 0.0
+        return first.view(1, -1, 1, 1).expand(*keys.shape[:-1], 1)
+
+    def _attend_plain(
+        self, q: Tensor, k: Tensor, v: Tensor, q_cls: Tensor | None, k_cls: Tensor | None, v_cls: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The published arithmetic: scores, plus biases between patches, softmax, weighted sum."""
+        q_grid, k_grid = q.shape[1:-2], k.shape[1:-2]
+        vectors = self._position_vectors(q_grid, k_grid, q.dtype)
+        queries, keys, values = (part.flatten(1, -3) for part in (q, k, v))
+        if q_cls is not None and k_cls is not None and v_cls is not None:
+            queries, keys = torch.cat([q_cls, queries], dim=1), torch.cat([k_cls, keys], dim=1)
+            values = torch.cat([v_cls, values], dim=1)
+        queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+        scores = (queries * self.head_dim**-0.5) @ keys.mT  # (B, heads, Nq, Nk)
+        if vectors:
+            bias = position_bias([position_products(q, axis, vector) for axis, vector in enumerate(vectors)])
+            scores = scores + (bias if q_cls is None else F.pad(bias, (1, 0, 1, 0)))
+        if self.spec.balance_class_token and q_cls is not None and len(k_grid) == 3:
+            scores = torch.cat([scores[..., :1] + math.log(k_grid[0]), scores[..., 1:]], dim=-1)
+        out = (scores.softmax(dim=-1) @ values).transpose(1, 2)  # (B, Nq, heads, head_dim)
+        if q_cls is None:
+            return out.unflatten(1, q_grid), None
+        return out[:, 1:].unflatten(1, q_grid), out[:, :1]
+
+
+def pool_heads(x: Tensor, weights: Sequence[Tensor], heads: int, stride: Sequence[int]) -> Tensor:
+    """Depthwise convolutions of ``(B, *grid, len(weights) * heads * d)``, each weight shared by all heads of its part.
+
+    One convolution over all parts and heads, on channels-last memory throughout; padding ``kernel // 2``.
+    """
+    kernel = weights[0].shape[2:]
+    weight = torch.cat([w.repeat(heads, *(1,) * (w.ndim - 1)) for w in weights])
+    padding = [k // 2 for k in kernel]
+    return convolve(x.movedim(-1, 1), weight, None, stride, padding, groups=weight.shape[0]).movedim(1, -1)
+
+
+def only_read_places(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """The places of ``(B, *grid, C)`` that a padded, strided convolution reads, and the stride that then does the same.
+
+    Where the stride is larger than the kernel, whole rows between two windows are never looked at: what comes before
+    the convolution (here the projection to keys and values) need not be computed there. Windows then touch, so the
+    stride becomes the kernel.
+    """
+    strides = []
+    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
+        size = x.shape[axis]
+        if s > k and k % 2:
+            starts = range(-(k // 2), size + k // 2 - k + 1, s)
+            places = [p for start in starts for p in range(start, start + k) if 0 <= p < size]
+            x = x.index_select(axis, torch.tensor(places, device=x.device))
+            s = k
+        strides.append(s)
+    return x, tuple(strides)
+
+
+def position_products(q: Tensor, axis: int, vectors: Tensor) -> Tensor:
+    """``q.R`` along one axis: ``(B, *q_grid, heads, d)`` and ``(q, k, d)`` to ``(B, *q_grid, heads, k)``."""
+    ndim = q.ndim - 3
+    if axis < ndim - 1:  # rows of one place are next to each other in memory
+        return (q.flatten(axis + 2, -2) @ vectors.mT).reshape(*q.shape[:-1], -1)
+    heads = q.shape[-2]
+    rows = q.flatten(0, -4).flatten(1, 2).transpose(0, 1)  # (places x heads, other places, d), without a copy
+    products = rows @ vectors.mT.repeat_interleave(heads, dim=0)
+    return products.transpose(0, 1).reshape(*q.shape[:-1], -1)
+
+
+def one_hot_places(k: Tensor, axis: int) -> Tensor:
+    """``(B, *k_grid, heads, places)``: at which place of one axis each key stands."""
+    places = k.shape[1 + axis]
+    shape = [1] * k.ndim
+    shape[1 + axis] = shape[-1] = places
+    return torch.eye(places, device=k.device, dtype=k.dtype).view(shape).expand(*k.shape[:-1], places)
+
+
+def position_bias(products: Sequence[Tensor]) -> Tensor:
+    """The sum over axes of ``(B, *q_grid, heads, k)`` products as a dense bias ``(B, heads, Nq, Nk)``."""
+    ndim = len(products)
+    total: Tensor | None = None
+    for axis, product in enumerate(products):
+        shape = [*product.shape[:-1], *(product.shape[-1] if a == axis else 1 for a in range(ndim))]
+        total = product.view(shape) if total is None else total + product.view(shape)
+    assert total is not None
+    return total.flatten(-ndim).flatten(1, -3).transpose(1, 2)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+    """Attention with scale 1 on ``(B, N, heads, *)``: the first ``width`` channels of the result.
+
+    Values are padded to the width of queries and keys: torch's CPU kernel wants equal widths and otherwise falls back
+    to one that holds all scores.
+    """
+    v = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=1.0)
+    return out.transpose(1, 2)[..., :width]
