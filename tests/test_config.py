@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from stvit.config import config_to_dict, default_config, load_config
-from stvit.config.checks import ABOVE_ZERO, AT_LEAST_ONE, AT_MOST, CHOICES, NOT_NEGATIVE
+from stvit.config.checks import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    AT_MOST,
+    CHOICES,
+    FRACTIONS,
+    NOT_NEGATIVE,
+    PROBABILITIES,
+    RATIOS,
+)
 from stvit.config.reading import leaves
 from stvit.errors import UserError
 
@@ -159,7 +168,20 @@ def test_names_outside_the_known_ones_are_refused(key):
     assert "it must be one of" in refusal(None, key, "nonsense")
 
 
-@pytest.mark.parametrize(("keys", "value"), [(AT_LEAST_ONE, 0), (NOT_NEGATIVE, -1), (ABOVE_ZERO, 0)])
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (AT_LEAST_ONE, 0),
+        (NOT_NEGATIVE, -1),
+        (ABOVE_ZERO, 0),
+        (PROBABILITIES, -1),
+        (PROBABILITIES, 2),
+        (FRACTIONS, -1),
+        (FRACTIONS, 1),
+        (RATIOS, 0),
+        (RATIOS, 2),
+    ],
+)
 def test_numbers_outside_their_range_are_refused(keys, value):
     for key in keys:
         assert refusal(None, key, str(value)).startswith(f"command line: {key} is {value}")
@@ -177,15 +199,16 @@ def test_numbers_outside_their_range_are_refused(keys, value):
         (("NUM_GPUS", "0", "TRAIN.PRECISION", "fp16"), "TRAIN.PRECISION"),
         (("SOLVER.ONECYCLE_PCT_START", "1"), "SOLVER.ONECYCLE_PCT_START"),
         (("SOLVER.BETAS", "[1, 0.9]"), "SOLVER.BETAS"),
-        (("SOLVER.EMA_DECAY", "1"), "SOLVER.EMA_DECAY"),
+        (("SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MOMENTUM", "0"), "SOLVER.NESTEROV"),
+        (("SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.DAMPENING", "0.1"), "SOLVER.NESTEROV"),
         (("MOVING_MNIST.NUM_DIGITS", "[]"), "MOVING_MNIST.NUM_DIGITS"),
         (("MOVING_MNIST.TEST_NUM_DIGITS", "[0]"), "MOVING_MNIST.TEST_NUM_DIGITS"),
         (("MOVING_MNIST.DIGIT_SIZE", "65"), "MOVING_MNIST.DIGIT_SIZE"),
-        (("MOVING_MNIST.STEP", "0"), "MOVING_MNIST.STEP"),
         (("MOVING_MNIST.IMAGE_SIZE", "6", "MOVING_MNIST.DIGIT_SIZE", "3"), "MOVING_MNIST.IMAGE_SIZE"),
         (("MOVING_MNIST.FRAMES_IN", "1"), "MOVING_MNIST.FRAMES_IN"),
         (("TRAIN.ACCUMULATE_STEPS", "626"), "MOVING_MNIST.TRAIN_SEQUENCES"),
-        (("NUM_GPUS", "2"), "NUM_GPUS"),
+        (("NUM_GPUS", "3"), "TRAIN.BATCH_SIZE"),
+        (("BN.NORM_TYPE", "sync_batchnorm", "MODEL.FROZEN_BN", "True"), "BN.NORM_TYPE"),
         (("TRAIN.ENABLE", "False", "TEST.ENABLE", "False"), "TRAIN.ENABLE"),
         (("TEST.CHECKPOINT_FILE_PATH", "x.pt"), "TEST.CHECKPOINT_FILE_PATH"),
         (("OUTPUT_DIR", ""), "OUTPUT_DIR"),
@@ -203,7 +226,7 @@ def test_numbers_above_their_limit_are_refused_and_the_limit_is_not(key):
 
 
 def test_every_numeric_setting_has_a_range():
-    checked = {*AT_LEAST_ONE, *NOT_NEGATIVE, *ABOVE_ZERO}
-    by_hand = {"SOLVER.ONECYCLE_PCT_START", "SOLVER.EMA_DECAY", "MOVING_MNIST.STEP", "MOVING_MNIST.IMAGE_SIZE"}
+    checked = {*AT_LEAST_ONE, *NOT_NEGATIVE, *ABOVE_ZERO, *PROBABILITIES, *FRACTIONS, *RATIOS}
+    by_hand = {"SOLVER.ONECYCLE_PCT_START", "MOVING_MNIST.IMAGE_SIZE"}
     numeric = {key for key, value in leaves(default_config()).items() if type(value) in (int, float)}
     assert numeric == checked | by_hand

@@ -14,7 +14,8 @@ FREE_SUBTREE = "MODEL.ARGS"
 def default_config() -> CfgNode:
     """A fresh, unfrozen tree of defaults."""
     _C = CfgNode()
-    # Processes, one a GPU; 0 runs on the CPU.
+    # GPUs of this machine, a process each (tools/main.py starts them); 0 runs on the CPU. torchrun starts as many
+    # processes as it is told to: then it is the number of processes on each machine, or 0.
     _C.NUM_GPUS = 1
     # Seed of the weights, of every generated sequence and of dropout.
     _C.RNG_SEED = 0
@@ -28,18 +29,72 @@ def default_config() -> CfgNode:
     _C.MODEL = CfgNode()
     # One of stvit.list_models().
     _C.MODEL.NAME = "mixvit_predictor"
+    # Train with BatchNorm as in evaluation: its running statistics normalise and stay as they are.
+    _C.MODEL.FROZEN_BN = False
     # Settings of that model that differ from its published row, for example MODEL.ARGS.hidden_spatial.
     _C.MODEL.ARGS = CfgNode(new_allowed=True)
+    # Classes of a classifier.
+    _C.MODEL.NUM_CLASSES = 1000
+    # Recompute the blocks' activations in the backward pass instead of keeping them: less memory, more time.
+    _C.MODEL.ACT_CHECKPOINT = False
+
+    _C.BN = CfgNode()
+    # batchnorm: each process normalises by its own samples; sync_batchnorm: by those of all (on GPUs).
+    _C.BN.NORM_TYPE = "batchnorm"
 
     _C.DATA = CfgNode()
-    # What the model learns from: moving_mnist.
+    # What the model learns from: moving_mnist, or imagenet (folders of images, one a class); the video sets kinetics
+    # and ssv2 are known, so that files for them load, but nothing can be trained on them yet.
     _C.DATA.DATASET = "moving_mnist"
-    # Folder of the raw files (for Moving MNIST: the idx files of MNIST, mnist_test_seq.npy).
+    # Folder of the raw files (for Moving MNIST: the idx files of MNIST, mnist_test_seq.npy; for imagenet: train/, val/
+    # and test/ with a folder a class).
     _C.DATA.PATH_TO_DATA_DIR = "data"
     # Folder for sets that are made once; empty: a folder inside PATH_TO_DATA_DIR.
     _C.DATA.CACHE_DIR = ""
     # Fetch missing files into PATH_TO_DATA_DIR.
     _C.DATA.DOWNLOAD = False
+
+    # Mean and standard deviation of the three channels in [0, 1].
+    _C.DATA.MEAN = [0.485, 0.456, 0.406]
+    _C.DATA.STD = [0.229, 0.224, 0.225]
+    # Side of the square that the network trains on, pixels; its position tables are made for it.
+    _C.DATA.TRAIN_CROP_SIZE = 224
+    # Side of the central square that it is evaluated on, pixels.
+    _C.DATA.TEST_CROP_SIZE = 224
+    # Evaluation resizes the short side to TEST_CROP_SIZE over this.
+    _C.DATA.VAL_CROP_RATIO = 0.875
+    # Frames of a clip; video networks only.
+    _C.DATA.NUM_FRAMES = 16
+
+    # Augmentation of training images; a random crop and a flip are always there.
+    _C.AUG = CfgNode()
+    # RandAugment, as timm writes it: rand-mMAGNITUDE-nOPERATIONS-mstdSPREAD-inc1; empty: none.
+    _C.AUG.AA_TYPE = "rand-m9-n6-mstd0.5-inc1"
+    # Strength of random brightness, contrast and saturation; used where AA_TYPE is empty.
+    _C.AUG.COLOR_JITTER = 0.4
+    # Of resizing, in evaluation too: bicubic or bilinear.
+    _C.AUG.INTERPOLATION = "bicubic"
+    # Augmented views of each image in a batch (repeated augmentation).
+    _C.AUG.NUM_SAMPLE = 1
+    # Random erasing: its probability, what fills the holes (pixel: noise, rand: one colour, const: black), and the
+    # highest number of holes.
+    _C.AUG.RE_PROB = 0.25
+    _C.AUG.RE_MODE = "pixel"
+    _C.AUG.RE_COUNT = 1
+
+    # Training on mixtures of two images and their labels.
+    _C.MIXUP = CfgNode()
+    _C.MIXUP.ENABLE = True
+    # Of the beta distribution of the shares; 0: no mixup.
+    _C.MIXUP.ALPHA = 0.8
+    # The same of CutMix; 0: none.
+    _C.MIXUP.CUTMIX_ALPHA = 1.0
+    # Probability that a batch is mixed at all.
+    _C.MIXUP.PROB = 1.0
+    # Probability of CutMix where both are on.
+    _C.MIXUP.SWITCH_PROB = 0.5
+    # Label smoothing, with mixing or without.
+    _C.MIXUP.LABEL_SMOOTH_VALUE = 0.1
 
     _C.MOVING_MNIST = CfgNode()
     # Source of the digits: mnist (70,000, needs files) or sklearn (1,797 that scikit-learn ships).
@@ -77,7 +132,7 @@ def default_config() -> CfgNode:
 
     _C.TRAIN = CfgNode()
     _C.TRAIN.ENABLE = True
-    # Samples that go through the network at once.
+    # Samples that go through the network at once, in all processes together: each takes its equal part of them.
     _C.TRAIN.BATCH_SIZE = 16
     # Batches whose gradients are averaged into one optimiser step.
     _C.TRAIN.ACCUMULATE_STEPS = 1
@@ -89,6 +144,8 @@ def default_config() -> CfgNode:
     _C.TRAIN.CHECKPOINT_STEPS = 0
     # Weights to start from, in any layout that stvit.load_checkpoint reads; empty: random ones.
     _C.TRAIN.CHECKPOINT_FILE_PATH = ""
+    # Leave the classifier at random where those weights are for other classes; False refuses them.
+    _C.TRAIN.NEW_HEAD = False
     # Continue from OUTPUT_DIR/checkpoints/last.pt when there is one; False refuses a folder that has one.
     _C.TRAIN.AUTO_RESUME = True
     # Numbers the network computes in: auto (bf16 where the GPU has it, otherwise fp32), fp32, bf16 or fp16.
@@ -99,14 +156,26 @@ def default_config() -> CfgNode:
     _C.TRAIN.CHANNELS_LAST = False
 
     _C.SOLVER = CfgNode()
-    # adam (weight decay added to the gradient) or adamw (decoupled).
+    # sgd or adam (weight decay added to the gradient) or adamw (decoupled).
     _C.SOLVER.OPTIMIZING_METHOD = "adam"
     # Highest learning rate of the run.
     _C.SOLVER.BASE_LR = 1e-3
-    # Decay of the running means of gradient and squared gradient; onecycle swings the first itself.
+    # Samples in an optimiser step (TRAIN.BATCH_SIZE x TRAIN.ACCUMULATE_STEPS) that BASE_LR, WARMUP_START_LR and
+    # COSINE_END_LR are meant for; they grow and shrink in proportion. 0: they are used as they stand.
+    _C.SOLVER.BASE_LR_BATCH_SIZE = 0
+    # adam and adamw: decay of the running means of gradient and squared gradient; onecycle swings the first itself.
     _C.SOLVER.BETAS = [0.9, 0.999]
-    # Not applied to biases, norms and what the model's no_weight_decay() names.
+    # sgd: decay of the running sum of gradients, the share of a new one that is left out, and whether to look ahead.
+    _C.SOLVER.MOMENTUM = 0.9
+    _C.SOLVER.DAMPENING = 0.0
+    _C.SOLVER.NESTEROV = True
     _C.SOLVER.WEIGHT_DECAY = 0.0
+    # It spares biases, norms and other weights of one axis.
+    _C.SOLVER.ZERO_WD_1D_PARAM = True
+    # It spares what the model's no_weight_decay() names: position tables and class tokens.
+    _C.SOLVER.ZERO_WD_POS_CLS = True
+    # Learning rate of a block over that of the next one, for fine-tuning; 1: all learn alike.
+    _C.SOLVER.LAYER_DECAY = 1.0
     # onecycle or cosine (with linear warm-up), per optimiser step.
     _C.SOLVER.LR_POLICY = "onecycle"
     _C.SOLVER.MAX_EPOCH = 200
@@ -114,6 +183,9 @@ def default_config() -> CfgNode:
     # first step is one stride above WARMUP_START_LR already, so that none is wasted on a rate of 0.
     _C.SOLVER.WARMUP_EPOCHS = 0.0
     _C.SOLVER.WARMUP_START_LR = 0.0
+    # cosine: the descent starts when the warm-up has ended; False: it has gone on since the first step, so that the
+    # warm-up leads to a point of it below BASE_LR.
+    _C.SOLVER.COSINE_AFTER_WARMUP = True
     # cosine: the last learning rate.
     _C.SOLVER.COSINE_END_LR = 0.0
     # onecycle: fraction of the run in which the learning rate rises.
@@ -130,7 +202,7 @@ def default_config() -> CfgNode:
     _C.TEST = CfgNode()
     # Evaluate on the test set at the end.
     _C.TEST.ENABLE = True
-    # Samples at once, in validation too.
+    # Samples at once, in validation too; in all processes together, where several evaluate.
     _C.TEST.BATCH_SIZE = 16
     # Weights to evaluate, in any layout that stvit.load_checkpoint reads; empty: the best of this run.
     _C.TEST.CHECKPOINT_FILE_PATH = ""
