@@ -32,7 +32,7 @@ _LAYOUTS = "(T, H, W), (T, H, W, C), (T, C, H, W), (N, T, H, W), (N, T, C, H, W)
 _CHANNELS = (1, 3)
 _SMALLEST = 5  # pixels a side; what is smaller is one picture's channels (RGBA has 4) taken for a width
 # What Pillow raises for broken files, as seen when files were cut at every length.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB to grey
 
 
@@ -246,7 +246,7 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (UserError, PermissionError):
         raise
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         raise _undecodable(file, "an image", error) from error
 
 
@@ -257,7 +257,7 @@ def _gif_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
                 yield np.asarray(frame.convert("RGB"))
     except PermissionError:
         raise
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         raise _undecodable(path, "a GIF", error) from error
 
 

@@ -1,16 +1,18 @@
-"""Which sequences make up which batch, and the loader that fetches them."""
+"""Which samples make up which batch, and the loader that fetches them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from stvit.datasets.counter_random import item_bases
-from stvit.datasets.moving_mnist import SequenceBatch
 from stvit.errors import UserError
+
+Batch = TypeVar("Batch")
 
 _SHUFFLE_STREAM = 3  # beside the data's streams 0..2, so that the order says nothing about the content
 
@@ -43,8 +45,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"rank {rank} is outside 0..{world_size - 1}")
         if drop_last and length < batch_size * world_size:
             raise UserError(
-                f"{length} sequences do not fill one batch of {batch_size} on each of {world_size} processes: "
-                "use a smaller batch or more sequences"
+                f"{length} samples do not fill one batch of {batch_size} on each of {world_size} processes: "
+                "use a smaller batch or more samples"
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.shuffle, self.drop_last = rank, world_size, shuffle, drop_last
@@ -76,14 +78,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(index)) for index in order[first:last]]
 
 
-def sequence_loader(
-    dataset: Dataset[SequenceBatch],
+def batch_loader(
+    dataset: Dataset[Batch],
     batches: EpochBatchSampler | int,
     workers: int = 0,
     pin_memory: bool = False,
     worker_init_fn: Callable[[int], None] | None = None,
-) -> DataLoader[SequenceBatch]:
-    """A loader of :class:`SequenceBatch` over a sequence dataset of this package.
+) -> DataLoader[Batch]:
+    """A loader of batches over a dataset of this package, whose ``__getitems__`` makes a whole batch at once.
 
     ``batches``: a sampler for training, or a batch size for one pass in order with nothing left out. ``workers``:
     processes that make batches, 0 for none; they live as long as the loader. ``pin_memory``: for fast copies to CUDA.

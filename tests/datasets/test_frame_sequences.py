@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stvit.datasets import Digits, FrameSequences, MovingMNIST, MovingMNISTSpec, open_frame_sequences, sequence_loader
+from stvit.datasets import Digits, FrameSequences, MovingMNIST, MovingMNISTSpec, batch_loader, open_frame_sequences
 from stvit.datasets.frame_sequences import write_sequences
 from stvit.datasets.moving_mnist import TEST_STREAM
 from stvit.errors import UserError
@@ -40,7 +40,7 @@ class TestReading:
     def test_sequence_i_is_column_i(self, tmp_path: Path, array: np.ndarray):
         np.save(tmp_path / "set.npy", array)
         dataset = open_frame_sequences(tmp_path / "set.npy")
-        batches = list(sequence_loader(dataset, 4))
+        batches = list(batch_loader(dataset, 4))
         assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
         frames = torch.cat([batch.frames for batch in batches])
         assert frames.shape == (10, 6, 1, 8, 12)
@@ -49,12 +49,12 @@ class TestReading:
     def test_workers_do_not_matter(self, tmp_path: Path, array: np.ndarray):
         np.save(tmp_path / "set.npy", array)
         dataset = open_frame_sequences(tmp_path / "set.npy")
-        for ours, theirs in zip(sequence_loader(dataset, 3), sequence_loader(dataset, 3, workers=2), strict=True):
+        for ours, theirs in zip(batch_loader(dataset, 3), batch_loader(dataset, 3, workers=2), strict=True):
             assert torch.equal(ours.frames, theirs.frames)
 
     def test_workers_can_be_prepared(self, array: np.ndarray):
         fails_in_worker_0 = partial(operator.floordiv, 1)  # workers may be spawned, so no function of this module
-        loader = sequence_loader(FrameSequences(array), 3, workers=1, worker_init_fn=fails_in_worker_0)
+        loader = batch_loader(FrameSequences(array), 3, workers=1, worker_init_fn=fails_in_worker_0)
         with pytest.raises(ZeroDivisionError):
             next(iter(loader))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stvit.datasets import DeviceMovingMNIST, Digits, EpochBatchSampler, MovingMNIST, MovingMNISTSpec, sequence_loader
+from stvit.datasets import DeviceMovingMNIST, Digits, EpochBatchSampler, MovingMNIST, MovingMNISTSpec, batch_loader
 from stvit.datasets.moving_mnist import TEST_STREAM, VALIDATION_STREAM, Draws, corners, render
 from stvit.errors import UserError
 
@@ -186,7 +186,7 @@ class TestLoading:
     def test_workers_do_not_matter_and_need_not_be_told_of_the_epoch(self, digits: Digits):
         dataset = MovingMNIST(digits, MovingMNISTSpec(frames=4), 40, seed=5)
         sampler = EpochBatchSampler(40, batch_size=8, seed=5, shuffle=True)
-        alone, workers = sequence_loader(dataset, sampler), sequence_loader(dataset, sampler, workers=2)
+        alone, workers = batch_loader(dataset, sampler), batch_loader(dataset, sampler, workers=2)
         first_frames = []
         for epoch in (0, 1):
             sampler.set_epoch(epoch)
@@ -200,7 +200,7 @@ class TestLoading:
         assert not torch.equal(*first_frames)
 
     def test_loading_leaves_the_global_random_state_alone(self, digits: Digits):
-        loader = sequence_loader(MovingMNIST(digits, MovingMNISTSpec(frames=2), 8, seed=5), 4)
+        loader = batch_loader(MovingMNIST(digits, MovingMNISTSpec(frames=2), 8, seed=5), 4)
         state = torch.get_rng_state()
         assert [batch.indices.tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7]]
         assert torch.equal(torch.get_rng_state(), state)

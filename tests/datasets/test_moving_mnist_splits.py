@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stvit.datasets import FrameSequences, MovingMNIST, Splits, load_digits, moving_mnist_splits, sequence_loader
+from stvit.datasets import FrameSequences, MovingMNIST, Splits, batch_loader, load_digits, moving_mnist_splits
 from stvit.datasets.moving_mnist import TRAIN_STREAM, VALIDATION_STREAM
 from stvit.errors import UserError
 
@@ -22,7 +22,7 @@ def small_splits(root: Path, **settings: object) -> Splits:
 
 
 def frames_of(dataset: MovingMNIST | FrameSequences) -> torch.Tensor:
-    return torch.cat([batch.frames for batch in sequence_loader(dataset, 16)])
+    return torch.cat([batch.frames for batch in batch_loader(dataset, 16)])
 
 
 def published_file(root: Path, shape: tuple[int, ...] = (20, 12, 64, 64)) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_dropping_the_last_batch_leaves_ranks_equally_many():
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="batch size is 0"):
         EpochBatchSampler(10, 0)
-    with pytest.raises(UserError, match="10 sequences do not fill one batch of 6 on each of 2 processes"):
+    with pytest.raises(UserError, match="10 samples do not fill one batch of 6 on each of 2 processes"):
         EpochBatchSampler(10, 6, world_size=2)
     with pytest.raises(ValueError, match="rank 2 is outside"):
         EpochBatchSampler(10, 1, rank=2, world_size=2)

@@ -130,7 +130,7 @@ def assert_same_run(output: Path, reference: Path) -> None:
 
 
 STEP = "stvit.engine.train:training_step"
-LOADER = "stvit.engine.tasks.moving_mnist:sequence_loader"  # called once for training, then at each validation
+LOADER = "stvit.engine.tasks.moving_mnist:batch_loader"  # called once for training, then at each validation
 
 
 @pytest.mark.parametrize(

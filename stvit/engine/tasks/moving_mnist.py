@@ -17,8 +17,8 @@ from stvit.datasets import (
     FrameSequences,
     MovingMNIST,
     SequenceBatch,
+    batch_loader,
     moving_mnist_splits,
-    sequence_loader,
 )
 from stvit.engine.distributed import World
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
@@ -106,7 +106,7 @@ class MovingMNISTPrediction:
             self._loader = self._load(train, self._sampler)
 
     def _load(self, split: MovingMNIST | FrameSequences, batches: EpochBatchSampler | int) -> DataLoader[SequenceBatch]:
-        return sequence_loader(split, batches, self._workers, self._pin_memory, worker_init_fn=leave_signals_to_parent)
+        return batch_loader(split, batches, self._workers, self._pin_memory, worker_init_fn=leave_signals_to_parent)
 
     def describe_test_set(self) -> str:
         """In one line: how many sequences of what."""

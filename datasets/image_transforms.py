@@ -1,0 +1,169 @@
+"""From a decoded image to what a classifier takes: augmentation in training, resize and centre crop in evaluation.
+
+The published recipe's parts are timm's and torchvision's. They draw from the global generators of Python, NumPy and
+torch; :func:`seeded` makes every draw a function of a seed, and puts the generators back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stvit.datasets.counter_random import item_bases, mix, word_steps
+from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
+
+Transform = Callable[[Image.Image], Tensor]
+Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# Streams of one seed, as in stvit.datasets.moving_mnist; the order of an epoch is drawn from stream 3.
+AUGMENTATION_STREAM, MIXING_STREAM = range(2)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random views of an image; the defaults are MViTv2's recipe (arXiv:2112.01526, as DeiT's, arXiv:2012.12877)."""
+
+    size: tuple[int, int]  # (H, W) of the crop, pixels
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    area: tuple[float, float] = (0.08, 1.0)  # of the crop, as a share of the image
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5  # probability of mirroring left and right
+    auto_augment: str = "rand-m9-n6-mstd0.5-inc1"  # timm's notation; empty: none
+    color_jitter: float = 0.4  # brightness, contrast and saturation; used where auto_augment is empty
+    interpolation: str = "bicubic"
+    erase: float = 0.25  # probability of random erasing
+    erase_mode: str = "pixel"
+    erase_count: int = 1
+
+
+def training_transform(augmentation: Augmentation) -> Transform:
+    """RGB images to random views, ``(3, H, W)`` float32, normalised; timm's chain of transforms.
+
+    Raises:
+        UserError: ``auto_augment`` is not in timm's notation.
+    """
+    from timm.data import create_transform  # heavy, and needed for training only
+
+    a = augmentation
+    try:
+        return create_transform(
+            a.size,
+            is_training=True,
+            scale=a.area,
+            ratio=a.aspect,
+            hflip=a.flip,
+            color_jitter=a.color_jitter,
+            auto_augment=a.auto_augment or None,
+            interpolation=a.interpolation,
+            mean=a.mean,
+            std=a.std,
+            re_prob=a.erase,
+            re_mode=a.erase_mode,
+            re_count=a.erase_count,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(
+            f"the augmentation {a.auto_augment!r} (AUG.AA_TYPE) is not in timm's notation, such as "
+            f"'rand-m9-n6-mstd0.5-inc1': {error or type(error).__name__}"
+        ) from error
+
+
+def evaluation_transform(preprocessing: Preprocessing) -> Transform:
+    """RGB images to ``(C, H, W)`` float32, as ``preprocessing`` says: resized, cropped at the centre, normalised."""
+    return lambda image: normalised(cropped(image, preprocessing), preprocessing)
+
+
+def cropped(image: Image.Image | Tensor, preprocessing: Preprocessing) -> Image.Image | Tensor:
+    """Resize until the image just covers input size over crop fraction (224 / 0.875 = 256), and cut out its centre.
+
+    For square inputs this is torchvision's ``Resize(short side)`` and ``CenterCrop``, antialiased, also on tensors
+    ``(C, h, w)``. A longer side's fraction of a pixel is cut off, as there.
+    """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import center_crop, resize
+
+    H, W = preprocessing.input_size
+    covered_h, covered_w = (int(side / preprocessing.crop_fraction) for side in (H, W))
+    w, h = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
+    if covered_h * w >= covered_w * h:
+        size = [covered_h, int(covered_h * w / h)]
+    else:
+        size = [int(covered_w * h / w), covered_w]
+    try:
+        mode = InterpolationMode(preprocessing.interpolation)
+    except ValueError:
+        known = ", ".join(mode.value for mode in InterpolationMode)
+        raise UserError(f"images are resized by one of {known}, not {preprocessing.interpolation!r}") from None
+    return center_crop(resize(image, size, mode, antialias=True), [H, W])
+
+
+def normalised(image: Image.Image | Tensor, preprocessing: Preprocessing) -> Tensor:
+    """8-bit images, or tensors ``(C, H, W)`` in [0, 1], to ``(x - mean) / std``, float32."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    pixels = pil_to_tensor(image).float() / 255 if isinstance(image, Image.Image) else image.float()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    return (pixels - mean) / std
+
+
+def shown(pixels: Tensor, preprocessing: Preprocessing) -> np.ndarray:
+    """The inverse of :func:`normalised`, for pictures: ``(C, H, W)`` to uint8 ``(H, W, C)``."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    levels = ((pixels.float().cpu() * std + mean) * 255).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def make_mixer(mixup: float, cutmix: float, probability: float, switch: float, smoothing: float, classes: int) -> Mixer:
+    """timm's mixup and CutMix: ``(B, C, H, W)`` and labels ``(B,)`` to mixed images and targets ``(B, classes)``.
+
+    Image ``i`` of a batch of even size is mixed with image ``B - 1 - i``, all in one proportion. The images are changed
+    in place.
+
+    Args:
+        mixup, cutmix: parameter of the beta distribution of the proportion; 0 for never.
+        probability: how often a batch is mixed at all.
+        switch: how often by CutMix, where both may be.
+        smoothing: share of the target that is spread over all classes.
+        classes: how many there are.
+    """
+    from timm.data import Mixup
+
+    return Mixup(
+        mixup_alpha=mixup,
+        cutmix_alpha=cutmix,
+        prob=probability,
+        switch_prob=switch,
+        label_smoothing=smoothing,
+        num_classes=classes,
+    )
+
+
+def sample_seed(seed: int, stream: int, epoch: int, index: int, repeat: int = 0) -> int:
+    """63 bits for one sample: a function of the arguments alone, different for each of them."""
+    base = item_bases(np.array([index]), seed, stream, epoch)
+    return int(mix(base + word_steps(repeat + 1)[-1])[0]) & (2**63 - 1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, the generators of Python, NumPy and torch (on the CPU) start from ``seed``; after, they are as before."""
+    # torch.manual_seed would also seed the GPUs, whose dropout then repeats itself.
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
