@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "stvit.models2d": {*NETWORKS, *BASE},
     "stvit.models3d": {*NETWORKS, *BASE, "stvit.models2d"},
     "stvit.datasets": {"stvit.errors", "stvit.preprocessing"},
-    "stvit.checkpoint": {*NETWORKS, *BASE},
+    "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.inflation"},
     "stvit.config": {"stvit.errors"},
 }
 

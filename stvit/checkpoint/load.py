@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from stvit.backbones.base import FeatureMaps
+from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint import fetch
+from stvit.checkpoint.fit import fit, head_names, model_title
 from stvit.checkpoint.layouts import Layout, detect
 from stvit.checkpoint.reader import read_checkpoint
+from stvit.checkpoint.recognise import registered_name
 from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
 from stvit.errors import UserError
 
 NATIVE = "stvit"
-_SHOWN = 3  # names of each kind in an error
 
 
 def load_checkpoint(
@@ -33,7 +36,11 @@ def load_checkpoint(
     """Load weights in any known layout into a model; all of them, or none.
 
     Wrappers (``state_dict``, ``model``, ``model_state``, ``params``) and prefixes (``module.``, ``model.``,
-    ``_orig_mod.``) are found by themselves. Values are cast to the model's floating type and device.
+    ``_orig_mod.``) are found by themselves, and so is the layout: stvit's, facebookresearch/mvit's, SlowFast's,
+    torchvision's, timm's, mmpretrain's, mmaction2's and OpenSTL's. Values are cast to the model's floating type and
+    device. Tables of positions made for another input size are resized. The weights of an image network are inflated
+    into a video network (:func:`stvit.inflation.inflate_state_dict` with the rule ``centre``), and the report's notes
+    say whether still videos then give the image network's features.
 
     Args:
         model: any module; also one wrapped by DistributedDataParallel or torch.compile.
@@ -67,26 +74,46 @@ def load_into(
     """:func:`load_checkpoint` for what has been read already; ``name`` stands for it in messages."""
     network = unwrap_model(model)
     ema = running_mean(checkpoint) is not None if ema is None else ema
-    weights, dropped = find_weights(checkpoint, name, ema=ema)
-    found = _in_our_layout(weights, network, name, "pytorch-lightning_version" in checkpoint)
-    subject = f"{name} ({_described(checkpoint, found.layout)})"
-    fitted, missing, unexpected = _fit(network, found.weights, subject, allow_new_head, allow_unexpected)
-    refuse_other_settings(checkpoint, network, subject)
-    network.load_state_dict(fitted, strict=False)  # strictness is _fit's, which also names the new head
-    return LoadReport(
+    weights, beside = find_weights(checkpoint, name, ema=ema)
+    found = in_our_layout(weights, checkpoint, name, network)
+    subject = f"{name} ({_described(checkpoint, found)})"
+    inflated = _inflated(found.weights, network, subject)
+    fitted = fit(
+        network,
+        found.weights if inflated is None else inflated.weights,
+        subject,
+        allow_new_head=allow_new_head,
+        allow_unexpected=allow_unexpected,
+        absent=() if inflated is None else inflated.absent,
+    )
+    if inflated is None:
+        refuse_other_settings(checkpoint, network, subject)
+    network.load_state_dict(fitted.weights, strict=False)  # strictness is fit's, which also names the new head
+    report = LoadReport(
         source=name,
         layout=found.layout,
         weights="running mean" if ema else "as trained",
-        loaded=tuple(fitted),
+        loaded=tuple(fitted.weights),
         converted=found.converted,
-        dropped=dropped + found.dropped,
-        missing=missing,
-        unexpected=unexpected,
+        dropped=beside + found.dropped + fitted.dropped,
+        interpolated=fitted.interpolated,
+        missing=fitted.missing,
+        unexpected=fitted.unexpected,
     )
+    return report if inflated is None else inflated.added_to(report)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, DataParallel and torch.compile."""
+    """The network inside DistributedDataParallel, DataParallel, torch.compile and a backbone's feature maps."""
+    while True:
+        model = unwrap_training(model)
+        if not isinstance(model, FeatureMaps):
+            return model
+        model = model.network
+
+
+def unwrap_training(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel and torch.compile."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -94,11 +121,6 @@ def unwrap_model(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
-
-
-def model_title(model: nn.Module) -> str:
-    """What to call a model in a message: its registered name, or its class."""
-    return str(getattr(model, "model_name", type(model).__name__))
 
 
 def open_checkpoint(source: str | PathLike[str] | Mapping[str, object]) -> tuple[Mapping[str, object], str]:
@@ -116,7 +138,7 @@ def open_checkpoint(source: str | PathLike[str] | Mapping[str, object]) -> tuple
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """Weights in stvit's layout, and what was done to get there."""
 
     weights: dict[str, Tensor]
@@ -125,18 +147,30 @@ class _Found:
     dropped: tuple[str, ...] = ()
 
 
-def _in_our_layout(weights: dict[str, Tensor], network: nn.Module, name: str, lightning: bool) -> _Found:
-    """Take off prefixes until the names are the model's or those of a known layout; else what comes closest."""
-    best, expected = weights, network.state_dict().keys()
-    for candidate in without_prefixes(weights, lightning=lightning):
-        if candidate.keys() != expected and (layout := detect(candidate)):
-            computed = tuple(key for key in getattr(layout, "DROPPED", ()) if key in candidate)
-            renamed = tuple(key for key in candidate if key not in computed)
-            left_out = _left_out(weights, candidate)
-            return _Found(_convert(candidate, layout, network, name), layout.NAME, renamed, left_out + computed)
-        if len(expected & candidate.keys()) > len(expected & best.keys()):
+def in_our_layout(
+    weights: dict[str, Tensor], checkpoint: Mapping[str, object], name: str, network: nn.Module | None = None
+) -> Found:
+    """Take off prefixes until the names are the network's or those of a known layout; else what comes closest.
+
+    Args:
+        weights: as :func:`stvit.checkpoint.unwrap.find_weights` gives them.
+        checkpoint: where they were found.
+        name: the checkpoint's, for messages.
+        network: where they are to go, if anywhere.
+
+    Raises:
+        UserError: names of a layout that are not whole, or weights that this layout has not for this network.
+    """
+    best, expected = weights, network.state_dict().keys() if network is not None else {}.keys()
+    for candidate in without_prefixes(weights, lightning="pytorch-lightning_version" in checkpoint):
+        if layout := detect(candidate, checkpoint.keys()):
+            found = _converted(candidate, layout, network, name)
+            # A module of the other library's own takes its weights as they are.
+            if candidate.keys() != expected or found.weights.keys() == expected:
+                return dataclasses.replace(found, dropped=_left_out(weights, candidate) + found.dropped)
+        if len(expected & candidate.keys()) > len(expected & best.keys()) or not expected:
             best = candidate
-    return _Found(best, NATIVE, (), _left_out(weights, best))
+    return Found(best, NATIVE, (), _left_out(weights, best))
 
 
 def _left_out(weights: dict[str, Tensor], candidate: dict[str, Tensor]) -> tuple[str, ...]:
@@ -144,82 +178,66 @@ def _left_out(weights: dict[str, Tensor], candidate: dict[str, Tensor]) -> tuple
     return tuple(key for key, tensor in weights.items() if id(tensor) not in kept)
 
 
-def _convert(weights: dict[str, Tensor], layout: Layout, network: nn.Module, name: str) -> dict[str, Tensor]:
+def _converted(weights: dict[str, Tensor], layout: Layout, network: nn.Module | None, name: str) -> Found:
+    spec = getattr(network, "spec", None)
     try:
-        layout.check_spec(getattr(network, "spec", None))
-        return layout.to_stvit(weights)
+        ours = layout.to_stvit(weights, spec)
+        unused = layout.unused(weights, spec)
     except UserError as error:
         raise UserError(f"{name} (layout {layout.NAME}): {error}") from error
     except (KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{name} has names of layout {layout.NAME} but is not whole: {reason}") from error
+    changed = (key for key, tensor in weights.items() if key not in unused and ours.get(key) is not tensor)
+    return Found(ours, layout.NAME, tuple(changed), unused)
 
 
-def _described(checkpoint: Mapping[str, object], layout: str) -> str:
-    """What a checkpoint says that it is of."""
+def _described(checkpoint: Mapping[str, object], found: Found) -> str:
+    """What a checkpoint says, or its weights tell, that it is of."""
     header = checkpoint.get("model")
     if "format" in checkpoint and isinstance(header, Mapping) and "name" in header:
         return f"of model {header['name']}"
-    return f"layout {layout}"
+    recognised = registered_name(found.weights)
+    return f"layout {found.layout}{f', of {recognised}' if recognised else ''}"
 
 
-def _fit(
-    network: nn.Module, weights: dict[str, Tensor], subject: str, allow_new_head: bool, allow_unexpected: bool
-) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
-    """What to copy into the network, what of a new head stays, and what has no place; raises on anything else."""
-    targets = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-    head = _head_names(network) if allow_new_head else frozenset()
-    fitted, missing, wrong = {}, [], []
-    for key, target in targets.items():
-        tensor = weights.get(key)
-        if tensor is None:
-            missing.append(key)
-        elif tensor.shape != target.shape or not _same_kind(tensor, target):
-            wrong.append(key)
-        else:
-            fitted[key] = _cast(tensor, target.dtype, key, subject)
-    unexpected = tuple(key for key in weights if key not in targets)
-    unfit = [key for key in missing if key not in head]
-    mismatched = [key for key in wrong if key not in head]
-    if unfit or mismatched or (unexpected and not allow_unexpected):
-        sizes = [f"{k} {_kind(weights[k])} instead of {_kind(targets[k])}" for k in mismatched]
-        problems = [
-            _some(unfit, f"it lacks {len(unfit)} of {len(targets)} weights"),
-            _some(sizes, f"{len(sizes)} have other sizes"),
-            _some(() if allow_unexpected else unexpected, f"{len(unexpected)} have no place in the model"),
-        ]
-        raise UserError(f"{subject} does not fit {model_title(network)}: {'; '.join(p for p in problems if p)}")
-    return fitted, tuple(missing + wrong), unexpected
+@dataclass(frozen=True)
+class _Inflated:
+    """An image network's weights, as far as they go, under a video network's names."""
+
+    weights: dict[str, Tensor]
+    grown: tuple[str, ...]  # from 2D to 3D, or zero for positions in time
+    interpolated: tuple[str, ...]
+    absent: tuple[str, ...]  # without counterpart, left as they are
+    notes: tuple[str, ...]
+
+    def added_to(self, report: LoadReport) -> LoadReport:
+        """The report with what inflation did."""
+        interpolated = tuple(dict.fromkeys(self.interpolated + report.interpolated))
+        return dataclasses.replace(report, inflated=self.grown, interpolated=interpolated, notes=self.notes)
 
 
-def _head_names(network: nn.Module) -> frozenset[str]:
-    """Names of the classifier's weights."""
-    if not callable(get_classifier := getattr(network, "get_classifier", None)):
-        raise UserError(f"{model_title(network)} has no classifier, so it cannot have a new head: leave that out")
-    classifier = get_classifier()
-    prefix = next(name for name, module in network.named_modules() if module is classifier)
-    return frozenset(f"{prefix}.{key}" for key in classifier.state_dict())
+def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> _Inflated | None:
+    """The weights inflated, where they are an image network's and the network is for video."""
+    spec, patch = getattr(network, "spec", None), weights.get("patch_embed.proj.weight")
+    if not isinstance(spec, MViTSpec) or patch is None or (patch.ndim, len(spec.input_size)) != (4, 3):
+        return None
+    from stvit.inflation import image_spec, inflate_state_dict  # it builds models, whose registry imports this package
 
-
-def _same_kind(tensor: Tensor, target: Tensor) -> bool:
-    """Whether a cast keeps the meaning: between floating types, or between whole numbers."""
-    return (tensor.is_floating_point(), tensor.is_complex()) == (target.is_floating_point(), target.is_complex())
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype, key: str, subject: str) -> Tensor:
-    if not bool(torch.isfinite(tensor).all()):
-        raise UserError(f"{subject} holds values in {key} that are not finite: take an earlier checkpoint")
-    cast = tensor.to(dtype)
-    if not bool(torch.isfinite(cast).all()):
-        raise UserError(f"{subject} holds values in {key} too large for {dtype}: load it into a float32 model")
-    return cast
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'.replace(' torch.', ' ')}"
-
-
-def _some(names: Sequence[str], title: str) -> str:
-    """A title and its first few names, or nothing when there are none."""
-    more = ", ..." if len(names) > _SHOWN else ""
-    return f"{title} ({', '.join(names[:_SHOWN])}{more})" if names else ""
+    present = network.state_dict()
+    try:
+        done = inflate_state_dict(weights, image_spec(weights, spec), spec, base=present)
+    except UserError as error:
+        raise UserError(f"{subject} does not fit {model_title(network)}: {error}") from error
+    zero = tuple(key for key in done.new if not key.startswith("head.") and not bool(done.state_dict[key].any()))
+    kept = tuple(key for key in done.new if key not in zero)
+    head = head_names(network)
+    return _Inflated(
+        # A head of other classes goes on as it is in the file: whether it may be left out is fit's to say.
+        weights={key: value for key, value in done.state_dict.items() if key not in kept}
+        | {key: weights[key] for key in done.left_out},
+        grown=done.inflated + zero,
+        interpolated=done.interpolated,
+        absent=tuple(key for key in kept if key not in head or key not in weights),
+        notes=done.guarantees,
+    )

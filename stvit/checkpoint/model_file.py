@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from stvit.checkpoint.layouts import detect
-from stvit.checkpoint.load import load_into, open_checkpoint, unwrap_model
+from stvit.checkpoint.load import load_into, open_checkpoint, unwrap_model, unwrap_training
 from stvit.checkpoint.same_network import FORMAT, FORMAT_VERSION
 from stvit.checkpoint.unwrap import find_weights
 from stvit.errors import UserError
+from stvit.model import Model
 from stvit.preprocessing import Preprocessing
 from stvit.registry import create_model
 
@@ -32,15 +33,10 @@ def pack_model(model: nn.Module, ema: Mapping[str, Tensor] | None = None) -> dic
         ``format``, ``model`` (``name`` and ``args``), ``preprocessing``, ``state_dict``, ``ema`` and ``versions``, for
         :func:`save_checkpoint`. The tensors are the model's own, not copies.
     """
-    network = unwrap_model(model)
-    preprocessing = getattr(network, "preprocessing", None)
-    if not isinstance(preprocessing, Preprocessing):
-        raise UserError(f"a {type(network).__name__} cannot be rebuilt from a file: build models with create_model")
     return {
         "format": FORMAT,
-        "model": {"name": network.model_name, "args": network.model_args},
-        "preprocessing": preprocessing.to_dict(),
-        "state_dict": {key: tensor.detach() for key, tensor in network.state_dict().items()},
+        **describe_model(model),
+        "state_dict": {key: tensor.detach() for key, tensor in unwrap_model(model).state_dict().items()},
         "ema": None if ema is None else {key: tensor.detach() for key, tensor in ema.items()},
         "versions": {
             "stvit": metadata.version("stvit"),
@@ -49,6 +45,42 @@ def pack_model(model: nn.Module, ema: Mapping[str, Tensor] | None = None) -> dic
             "python": platform.python_version(),
         },
     }
+
+
+def describe_model(model: nn.Module) -> dict[str, object]:
+    """``model`` (``name`` and ``args``) and ``preprocessing``, as plain values: what builds a model again.
+
+    Raises:
+        UserError: a module that :func:`stvit.create_model` did not build.
+    """
+    outer, network = unwrap_training(model), unwrap_model(model)
+    preprocessing = getattr(outer, "preprocessing", None)
+    if not (isinstance(outer, Model) and isinstance(preprocessing, Preprocessing) and hasattr(outer, "model_name")):
+        raise UserError(f"a {type(outer).__name__} cannot be rebuilt from a file: build models with create_model")
+    args = dict(outer.model_args)
+    classes = getattr(network, "num_classes", None)
+    if classes is not None and classes != getattr(getattr(network, "spec", None), "num_classes", classes):
+        args["num_classes"] = classes  # its head was replaced after it was built
+    return {"model": {"name": outer.model_name, "args": args}, "preprocessing": preprocessing.to_dict()}
+
+
+def described_model(header: object, preprocessing: object, source: str) -> nn.Module:
+    """The model of a :func:`describe_model`, with fresh weights.
+
+    Raises:
+        UserError: an incomplete description, or one of a model that this stvit does not know.
+    """
+    match header, preprocessing:
+        case {"name": str(name), "args": dict(args)}, dict(described):
+            pass
+        case _:
+            raise UserError(f"{source} does not say which model it is of: it was not written by stvit, or was changed")
+    try:
+        model = create_model(name, **{str(key): value for key, value in args.items()})
+        vars(model)["preprocessing"] = Preprocessing.from_dict({str(k): v for k, v in described.items()})
+    except UserError as error:
+        raise UserError(f"the model of {source} cannot be built here: {error}") from error
+    return model
 
 
 def model_from_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> nn.Module:
@@ -63,18 +95,8 @@ def model_from_checkpoint(path: str | PathLike[str], *, ema: bool | None = None)
     """
     checkpoint, source = open_checkpoint(path)
     _check_format(checkpoint, source)
-    match checkpoint:
-        case {"model": {"name": str(name), "args": dict(args)}, "preprocessing": dict(preprocessing)}:
-            pass
-        case _:
-            raise UserError(f"{source} does not say which model it is of: it was not written by stvit, or was changed")
-    try:
-        described = Preprocessing.from_dict({str(key): value for key, value in preprocessing.items()})
-        model = create_model(name, **{str(key): value for key, value in args.items()})
-    except UserError as error:
-        raise UserError(f"the model of {source} cannot be built here: {error}") from error
+    model = described_model(checkpoint.get("model"), checkpoint.get("preprocessing"), source)
     load_into(model, checkpoint, source, ema=ema)
-    vars(model)["preprocessing"] = described
     return model.eval()
 
 
@@ -83,7 +105,7 @@ def _check_format(checkpoint: Mapping[str, object], source: str) -> None:
     version = re.fullmatch(r"stvit-checkpoint-(\d+)", stated) if isinstance(stated, str) else None
     if version is None:
         weights, _ = find_weights(checkpoint, source)
-        layout = detect(weights)
+        layout = detect(weights, checkpoint.keys())
         kind = f" but has layout {layout.NAME}" if layout else ""
         raise UserError(
             f"{source} is not one of stvit's own checkpoints{kind}: "

@@ -21,17 +21,19 @@ class LoadReport:
     weights: Literal["as trained", "running mean"] = "as trained"  # which of those that the checkpoint carries
     loaded: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()  # renamed or reshaped from another layout or from behind a prefix
-    dropped: tuple[str, ...] = ()  # stvit computes them itself, or they are no weights
+    dropped: tuple[str, ...] = ()  # stvit computes them itself, the model has no head for them, or they are no weights
     inflated: tuple[str, ...] = ()  # from a 2D network into a 3D one
     interpolated: tuple[str, ...] = ()  # tables of positions resized to the model's
     missing: tuple[str, ...] = ()  # left as they were: a new head
     unexpected: tuple[str, ...] = ()  # in the file without a place in the model
+    notes: tuple[str, ...] = ()  # sentences: what is sure after inflation and what is not
 
     def __str__(self) -> str:
         rows = [("checkpoint", self.source), ("layout", self.layout), ("weights", self.weights)]
-        for field in dataclasses.fields(self)[3:]:
+        for field in dataclasses.fields(self)[3:-1]:
             names = getattr(self, field.name)
             if names or field.name == "loaded":
                 examples = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
                 rows.append((field.name, f"{len(names):5d}  {examples}".rstrip()))
+        rows += [("" if i else "notes", note) for i, note in enumerate(self.notes)]
         return "\n".join(f"{title:<12}  {text}" for title, text in rows)

@@ -12,8 +12,13 @@ from stvit.registry import list_models, model_spec
 
 FORMAT_VERSION = 1
 FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
-# Settings that weights do not depend on: sizes and lengths that networks adapt to, and what only training uses.
-FREE = frozenset({"image_size", "out_frames", "drop_path", "first_drop_path"})
+# Settings that need not agree: sizes and lengths that networks adapt to, what only training uses, and the number of
+# classes, which the sizes of the weights tell.
+FREE = frozenset(
+    {"image_size", "input_size", "out_frames", "drop_path", "first_drop_path", "head_dropout", "num_classes"}
+)
+# Arguments of create_model, in a checkpoint's header, that are no settings of a network.
+WRAPPING = frozenset({"features_only", "out_indices"})
 
 
 def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, subject: str) -> None:
@@ -38,7 +43,7 @@ def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, 
     if not stated.startswith("stvit-checkpoint-") or name not in list_models() or not dataclasses.is_dataclass(ours):
         return
     try:
-        theirs = model_spec(name, **{str(key): value for key, value in args.items()})
+        theirs = model_spec(name, **{str(key): value for key, value in args.items() if key not in WRAPPING})
     except UserError as error:
         raise UserError(f"{subject} cannot be compared with the model: {error}") from error
     if type(theirs) is not type(ours):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from einops import rearrange
@@ -48,17 +48,26 @@ GRID_ROLES = (1, 2, 0)  # our q, k, v are their k, v, q
 WAVELET = "haar"  # the only one that was published
 
 
-def matches(state_dict: Mapping[str, Tensor]) -> bool:
+def matches(state_dict: Mapping[str, Tensor], entries: Collection[str] = ()) -> bool:
     """Whether the keys are those of SimVP_Model with MixViT blocks."""
     return "hid.enc.0.block.attn_grid.attn.qkv.weight" in state_dict and "enc.enc.0.conv.conv.weight" in state_dict
 
 
-def to_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unused(state_dict: Mapping[str, Tensor], spec: object = None) -> tuple[str, ...]:
+    """The wavelet filters: stvit computes them."""
+    return tuple(key for key in DROPPED if key in state_dict)
+
+
+def to_stvit(state_dict: Mapping[str, Tensor], spec: object = None) -> dict[str, Tensor]:
     """Their state dict in our names and layouts.
 
     Raises:
-        UserError: stored wavelet filters that are not Haar's.
+        UserError: stored wavelet filters that are not Haar's, or a network of another wavelet: no weight has another
+            size there.
     """
+    wavelet = getattr(spec, "wavelet", WAVELET)
+    if wavelet != WAVELET:
+        raise UserError(f"it is for wavelet {WAVELET!r} and the model has {wavelet!r}: create it with {WAVELET!r}")
     converted = {}
     for key, value in state_dict.items():
         if key in DROPPED:
@@ -74,17 +83,6 @@ def to_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             value = rearrange(value, "three h d ... -> (three h d) ...")
         converted[new] = value
     return converted
-
-
-def check_spec(spec: object) -> None:
-    """Refuse a network of another wavelet: no weight has another size there.
-
-    Raises:
-        UserError: ``spec.wavelet`` is not Haar's.
-    """
-    wavelet = getattr(spec, "wavelet", WAVELET)
-    if wavelet != WAVELET:
-        raise UserError(f"it is for wavelet {WAVELET!r} and the model has {wavelet!r}: create it with {WAVELET!r}")
 
 
 def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
