@@ -7,6 +7,10 @@ Every setting stands with its default in stvit/config/defaults.py. A run that wa
 last checkpoint when the same command is given again. To evaluate only:
   python tools/main.py --cfg FILE TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH CHECKPOINT OUTPUT_DIR FOLDER
 
+NUM_GPUS 4 trains with four processes, one a GPU, that share each TRAIN.BATCH_SIZE samples; so do
+  torchrun --nproc_per_node 4 tools/main.py --cfg FILE NUM_GPUS 4
+and, with NUM_GPUS 0, as many processes on the CPU.
+
 exit status: 0 the work was done; 1 the machine failed or training diverged; 2 a mistake in settings or files;
 130 or 143 stopped by SIGINT or SIGTERM, with everything up to there kept
 """
@@ -27,12 +31,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     from stvit.config import load_config  # after the options, so that --help does not wait for torch
+    from stvit.engine.distributed import is_launched, refuse_missing_gpus
+    from stvit.engine.launch import launch, speak_once
     from stvit.engine.run import run
     from stvit.engine.signals import Stopped
     from stvit.engine.steps import Diverged
 
     try:
-        run(load_config(options.cfg, options.settings))
+        with speak_once():
+            cfg = load_config(options.cfg, options.settings)
+            if cfg.NUM_GPUS > 1 and not is_launched():
+                refuse_missing_gpus(cfg.NUM_GPUS)
+                words = sys.argv[1:] if argv is None else argv
+                sys.exit(launch([sys.executable, __file__, *words], cfg.NUM_GPUS))
+            run(cfg)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.status)

@@ -11,7 +11,16 @@ from torch import nn
 
 from stvit.checkpoint import load_checkpoint
 from stvit.checkpoint.fetch import is_url
-from stvit.engine.distributed import World, join_world, seed_everything
+from stvit.engine.distributed import (
+    World,
+    batch_norms,
+    join_world,
+    leave_world,
+    main_first,
+    seed_everything,
+    seed_rank,
+    share_batch_statistics,
+)
 from stvit.engine.evaluate import evaluate
 from stvit.engine.signals import stop_on_signals
 from stvit.engine.tasks import MovingMNISTPrediction, predictor_settings
@@ -37,15 +46,34 @@ def run(cfg: CfgNode) -> None:
     refuse_missing_weights(cfg)
     seed_everything(cfg.RNG_SEED, cfg.DETERMINISTIC)
     model = build_model(cfg, world)  # before the data, which can take long to make
-    prepare_output(cfg)
-    task = MovingMNISTPrediction(cfg, world)
-    for note in task.notes():
-        print(f"note: {note}", flush=True)
-    with stop_on_signals() as stop:
+    seed_rank(cfg.RNG_SEED, world)
+    if world.main:
+        prepare_output(cfg)
+    with main_first(world):
+        task = MovingMNISTPrediction(cfg, world)
+    if world.main:
+        for note in [*process_notes(cfg, model, world), *task.notes()]:
+            print(f"note: {note}", flush=True)
+    with stop_on_signals(world) as stop:
         if cfg.TRAIN.ENABLE:
             training_seconds = train(cfg, model, task, world, stop).seconds
         if cfg.TEST.ENABLE:
-            evaluate(cfg, model, task, stop, training_seconds)
+            stop.on_main(lambda: evaluate(cfg, model, task, stop, training_seconds))
+    leave_world(world)
+
+
+def process_notes(cfg: CfgNode, model: nn.Module, world: World) -> list[str]:
+    """What a reader must know about a run of several processes, a line each."""
+    if world.size == 1 or not cfg.TRAIN.ENABLE:
+        return []
+    each = cfg.TRAIN.BATCH_SIZE // world.size
+    notes = [f"{world.size} processes take {each} of each TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} samples"]
+    if batch_norms(model) and not cfg.MODEL.FROZEN_BN and cfg.BN.NORM_TYPE != "sync_batchnorm":
+        notes.append(
+            f"each process normalises by its own {each} samples: the network has BatchNorm, and a single process would "
+            "use all (BN.NORM_TYPE sync_batchnorm does so on GPUs)"
+        )
+    return notes
 
 
 def refuse_missing_weights(cfg: CfgNode) -> None:
@@ -86,9 +114,14 @@ def prepare_output(cfg: CfgNode) -> None:
 
 def build_model(cfg: CfgNode, world: World) -> nn.Module:
     """The model of the settings on its device, with the weights to start from if any are named."""
-    model = create_model(cfg.MODEL.NAME, checkpoint=None, **predictor_settings(cfg))
+    model: nn.Module = create_model(cfg.MODEL.NAME, checkpoint=None, **predictor_settings(cfg))  # type: ignore[arg-type]
     if cfg.TRAIN.ENABLE and cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        print(load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH), flush=True)
+        with main_first(world):  # an address is fetched once
+            loaded = load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        if world.main:
+            print(loaded, flush=True)
+    if cfg.TRAIN.ENABLE and cfg.BN.NORM_TYPE == "sync_batchnorm":
+        model = share_batch_statistics(model, world)
     if cfg.TRAIN.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     return model.to(world.device)

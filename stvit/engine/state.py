@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,9 +13,10 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from stvit.checkpoint import pack_model, rng_state, set_rng_state
+from stvit.checkpoint import pack_model, set_rng_state
 from stvit.config import config_to_dict, default_config
 from stvit.config.reading import leaves
+from stvit.engine.distributed import World, seed_rank, share_gradients
 from stvit.engine.optim import Precision, build_ema, build_optimizer, build_precision, build_scheduler
 from stvit.engine.steps import Interval
 from stvit.errors import UserError
@@ -48,7 +49,7 @@ class TrainingState:
     """The moving parts of a run, and how far it is."""
 
     model: nn.Module
-    network: nn.Module  # the same as training calls it: compiled, if asked for
+    network: nn.Module  # the same as training calls it: its gradients shared by all processes, compiled if asked for
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
@@ -77,16 +78,17 @@ class TrainingState:
         return self.model if self.ema is None else self.ema.module
 
 
-def new_state(model: nn.Module, cfg: CfgNode, device: torch.device, steps_per_epoch: int) -> TrainingState:
+def new_state(model: nn.Module, cfg: CfgNode, world: World, steps_per_epoch: int) -> TrainingState:
     """The state before the first step; the model is on its device already."""
     optimizer = build_optimizer(model, cfg)
+    network = share_gradients(model, world)  # compiled afterwards: the compiler then cuts the graph where it sends
     return TrainingState(
         model=model,
-        network=torch.compile(model) if cfg.TRAIN.COMPILE else model,  # type: ignore[arg-type]
+        network=torch.compile(network) if cfg.TRAIN.COMPILE else network,  # type: ignore[arg-type]
         ema=build_ema(model, cfg.SOLVER.EMA_DECAY),
         optimizer=optimizer,
         scheduler=build_scheduler(optimizer, cfg, steps_per_epoch),
-        precision=build_precision(cfg.TRAIN.PRECISION, device),
+        precision=build_precision(cfg.TRAIN.PRECISION, world.device),
         steps_per_epoch=steps_per_epoch,
     )
 
@@ -108,23 +110,37 @@ def model_payload(state: TrainingState, cfg: CfgNode, data: Mapping[str, object]
 
 
 def training_payload(
-    state: TrainingState, cfg: CfgNode, data: Mapping[str, object], metrics_bytes: int
+    state: TrainingState,
+    cfg: CfgNode,
+    data: Mapping[str, object],
+    generators: Sequence[Mapping[str, object]],
+    metrics_bytes: int,
 ) -> dict[str, object]:
-    """All of it; the content of ``last.pt``. ``metrics_bytes``: how much of metrics.jsonl belongs to it."""
-    return {
+    """All of it; the content of ``last.pt``.
+
+    Args:
+        generators: the states of the random generators of every process (:func:`stvit.checkpoint.rng_state`).
+        metrics_bytes: how much of metrics.jsonl belongs to it.
+    """
+    payload = {
         **model_payload(state, cfg, data),
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
         "scaler": state.precision.scaler.state_dict(),
-        "rng": rng_state(),
+        "rng": generators[0],
         "interval": state.interval.state(),
         "seconds": state.seconds,
         "metrics_bytes": metrics_bytes,
     }
+    return payload if len(generators) == 1 else {**payload, "rng_of_other_ranks": list(generators[1:])}
 
 
-def restore(state: TrainingState, checkpoint: Mapping[str, object]) -> int:
-    """Make ``state`` what it was when :func:`training_payload` wrote it; returns ``metrics_bytes``."""
+def restore(state: TrainingState, checkpoint: Mapping[str, object], seed: int, world: World) -> int:
+    """Make ``state`` what it was when :func:`training_payload` wrote it; returns ``metrics_bytes``.
+
+    Another number of processes than wrote it goes on with the same samples and steps, because TRAIN.BATCH_SIZE counts
+    those of all; a process that had no counterpart draws random numbers (for dropout) of its own from ``seed``.
+    """
     saved = cast("Mapping[str, Any]", checkpoint)  # what training_payload wrote
     state.model.load_state_dict(saved["state_dict"])
     if state.ema is not None:
@@ -135,7 +151,11 @@ def restore(state: TrainingState, checkpoint: Mapping[str, object]) -> int:
     state.epoch, state.step, state.best = saved["epoch"], saved["step"], saved["best"]
     state.interval = Interval(**saved["interval"])
     state.seconds_before = saved["seconds"]
-    set_rng_state(saved["rng"])
+    generators = [saved["rng"], *saved.get("rng_of_other_ranks", ())]
+    if world.rank < len(generators):
+        set_rng_state(generators[world.rank])
+    else:
+        seed_rank(seed, world, state.total_step)
     return saved["metrics_bytes"]
 
 

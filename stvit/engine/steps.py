@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from stvit.engine.distributed import ALONE, World, gather_objects, gradients_stay_here, sum_over_ranks
 from stvit.engine.optim import Precision, clip_gradients
 
 Batch = TypeVar("Batch")
@@ -32,13 +33,17 @@ def training_step(
     precision: Precision,
     clip: float,
 ) -> tuple[Tensor, Tensor]:
-    """One step on the mean gradient of several batches; returns loss and gradient norm, both ``()`` on the device."""
+    """One step on the mean gradient of several batches; returns loss and gradient norm, both ``()`` on the device.
+
+    With several processes the loss is that of this one's batches; gradient and norm are those of all.
+    """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=precision.device)
-    for batch in batches:
-        with precision.autocast():
-            loss = loss_of(model, batch) / len(batches)
-        precision.scaler.scale(loss).backward()
+    for number, batch in enumerate(batches, start=1):
+        with nullcontext() if number == len(batches) else gradients_stay_here(model):
+            with precision.autocast():
+                loss = loss_of(model, batch) / len(batches)
+            precision.scaler.scale(loss).backward()
         total += loss.detach()
     precision.scaler.unscale_(optimizer)
     norm = clip_gradients(model, clip)
@@ -78,8 +83,8 @@ class Interval:
         yield
         self._begun += time.monotonic() - begun
 
-    def settle(self, precision: Precision) -> None:
-        """Read what is pending into the sums.
+    def settle(self, precision: Precision, world: World = ALONE) -> None:
+        """Read what is pending into the sums, as means over the processes, which all call this together.
 
         Raises:
             Diverged: a step's loss or gradient norm is not finite. With fp16 an overflowing gradient is what the
@@ -87,10 +92,13 @@ class Interval:
         """
         if not self._pending:
             return
-        values = torch.stack([torch.stack((loss, norm)).float() for _, loss, norm in self._pending]).tolist()
+        own = torch.stack([torch.stack((loss, norm)).double() for _, loss, norm in self._pending]).cpu()
+        values = (sum_over_ranks(own, world) / world.size).tolist()
         scaling = precision.scaler.is_enabled()
-        for (where, _, _), (loss, norm) in zip(self._pending, values, strict=True):
+        for (where, own_loss, _), (loss, norm) in zip(self._pending, values, strict=True):
             if not math.isfinite(loss) or not (math.isfinite(norm) or scaling):
+                blamed = gather_objects(None if own_loss.isfinite() else where, world)
+                where = next(filter(None, blamed), where)
                 raise Diverged(f"training diverged at {where}: loss {loss:g}, gradient norm {norm:g}")
             self.loss_sum += loss
             self.steps += 1

@@ -12,9 +12,9 @@ import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from stvit.checkpoint import read_checkpoint, save_checkpoint
+from stvit.checkpoint import read_checkpoint, rng_state, save_checkpoint
 from stvit.config import config_to_dict
-from stvit.engine.distributed import World
+from stvit.engine.distributed import World, barrier, batch_norms, gather_objects, share_buffers
 from stvit.engine.logging import Board, MetricsFile, Progress
 from stvit.engine.signals import Stopped, StopRequest
 from stvit.engine.state import (
@@ -45,17 +45,20 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
         OSError: a file cannot be written; the files before it are whole.
     """
     steps_per_epoch = task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS
-    state = new_state(model, cfg, world.device, steps_per_epoch)
+    state = new_state(model, cfg, world, steps_per_epoch)
     folder = Path(cfg.OUTPUT_DIR)
     last = folder / "checkpoints" / "last.pt"
-    metrics_bytes = resume(state, cfg, task.identity, last) if last.exists() else 0
-    replace_files({folder / "config.yaml": yaml.safe_dump(config_to_dict(cfg), sort_keys=False).encode()})
+    metrics_bytes = resume(state, cfg, task.identity, last, world) if found_by_all(last, world) else 0
+    if world.main:
+        replace_files({folder / "config.yaml": yaml.safe_dump(config_to_dict(cfg), sort_keys=False).encode()})
     records = Records(cfg, state, world, metrics_bytes)
 
     def save() -> None:
-        state.interval.settle(state.precision)
+        state.interval.settle(state.precision, world)
         with state.interval.pause():
-            save_checkpoint(last, training_payload(state, cfg, task.identity, records.metrics.size))
+            generators = gather_objects(rng_state(), world)
+            if world.main:
+                save_checkpoint(last, training_payload(state, cfg, task.identity, generators, records.metrics_bytes))
 
     try:
         while state.epoch < cfg.SOLVER.MAX_EPOCH:
@@ -63,12 +66,13 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
             epoch = state.epoch + 1
             if epoch % cfg.TRAIN.EVAL_PERIOD == 0 or epoch == cfg.SOLVER.MAX_EPOCH:
                 with state.interval.pause():
-                    validate(cfg, state, task, records, stop)
+                    validate(cfg, state, task, records, world, stop)
             state.epoch, state.step = epoch, 0
             if epoch % cfg.TRAIN.CHECKPOINT_PERIOD == 0 or epoch == cfg.SOLVER.MAX_EPOCH:
                 save()
-    except Stopped as stopped:
+    except Stopped as stopped:  # on all processes after the same step
         save()
+        barrier(world)  # none leaves, for its launcher to see, before the file is there
         done = f"stopped after step {state.total_step} of {cfg.SOLVER.MAX_EPOCH * steps_per_epoch}, kept in {last}"
         raise Stopped(stopped.signum, f"{done}; the same command with TRAIN.AUTO_RESUME True goes on") from None
     finally:
@@ -83,8 +87,11 @@ def train_epoch(
     if state.step == state.steps_per_epoch:
         return  # stopped between its last step and its validation
     state.model.train()
+    if cfg.MODEL.FROZEN_BN:
+        for layer in batch_norms(state.model):
+            layer.eval()
     accumulate = cfg.TRAIN.ACCUMULATE_STEPS
-    batches = stop.between(task.train_batches(state.epoch, start_batch=state.step * accumulate))
+    batches = iter(task.train_batches(state.epoch, start_batch=state.step * accumulate))
     while state.step < state.steps_per_epoch:
         asked = time.monotonic()
         group = list(islice(batches, accumulate))
@@ -108,9 +115,10 @@ def train_epoch(
         stop.check()
 
 
-def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, stop: StopRequest) -> None:
+def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, world: World, stop: StopRequest) -> None:
     """Measure the model on the validation set and keep it as ``best.pt`` if none was better."""
-    state.interval.settle(state.precision)
+    state.interval.settle(state.precision, world)
+    share_buffers(state.evaluated_model, world)
     values = task.validate(state.evaluated_model, stop)
     value = values[task.selected_by]
     if not math.isfinite(value):
@@ -119,39 +127,62 @@ def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, s
     records.validation(state, values, better)
     if better:
         state.best = value
+    if better and world.main:
         complete = {"epoch": state.epoch + 1, "step": 0}  # nothing of the epoch is missing in this file
         payload = {**model_payload(state, cfg, task.identity), **complete}
         save_checkpoint(Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt", payload)
 
 
-def resume(state: TrainingState, cfg: CfgNode, data: Mapping[str, object], path: Path) -> int:
+def found_by_all(path: Path, world: World) -> bool:
+    """Whether the file is there, which all processes must see alike.
+
+    Raises:
+        UserError: some do and some do not.
+    """
+    found = gather_objects(path.exists(), world)
+    if any(found) and not all(found):
+        raise UserError(
+            f"process {found.index(False)} of {world.size} does not see {path}, others do: OUTPUT_DIR must be on a "
+            "file system that all machines share"
+        )
+    return all(found)
+
+
+def resume(state: TrainingState, cfg: CfgNode, data: Mapping[str, object], path: Path, world: World) -> int:
     """Restore ``state`` from ``last.pt``; returns how many bytes of metrics.jsonl belong to it."""
     checkpoint = read_checkpoint(path)
     if "optimizer" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint that stvit's training wrote; choose another OUTPUT_DIR")
     refuse_changed_run(checkpoint, cfg, str(path))
     refuse_changed_data(checkpoint, data, str(path))
-    return restore(state, checkpoint)
+    return restore(state, checkpoint, cfg.RNG_SEED, world)
 
 
 Record = dict[str, str | int | float]  # a line of metrics.jsonl
 
 
 class Records:
-    """Where a run's figures go: the screen, metrics.jsonl and TensorBoard."""
+    """Where a run's figures go: the screen, metrics.jsonl and TensorBoard; from rank 0 alone."""
 
     def __init__(self, cfg: CfgNode, state: TrainingState, world: World, metrics_bytes: int) -> None:
         folder = Path(cfg.OUTPUT_DIR)
+        self._world = world
         self.epochs, self.log_period = cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD
-        self.metrics = MetricsFile(folder / "metrics.jsonl", keep=metrics_bytes)
-        self.board = Board(folder / "tensorboard" if cfg.TENSORBOARD.ENABLE else None, state.total_step + 1)
-        self.progress = Progress(self.epochs * state.steps_per_epoch, state.total_step, quiet=world.rank > 0)
+        self.metrics = MetricsFile(folder / "metrics.jsonl", keep=metrics_bytes) if world.main else None
+        board = folder / "tensorboard" if cfg.TENSORBOARD.ENABLE and world.main else None
+        self.board = Board(board, state.total_step + 1)
+        self.progress = Progress(self.epochs * state.steps_per_epoch, state.total_step, quiet=not world.main)
         if state.total_step:
             self.progress.say(f"resumed after step {state.total_step} of {self.epochs * state.steps_per_epoch}")
 
+    @property
+    def metrics_bytes(self) -> int:
+        """How long metrics.jsonl is."""
+        return self.metrics.size if self.metrics is not None else 0
+
     def training(self, state: TrainingState, lr: float, frames_per_sample: int) -> None:
         """Check, write and begin anew the interval of training steps."""
-        state.interval.settle(state.precision)
+        state.interval.settle(state.precision, self._world)
         samples_per_s, data_wait = state.interval.speed()
         loss, frames_per_s = state.interval.loss_sum / state.interval.steps, samples_per_s * frames_per_sample
         record: Record = {
@@ -177,11 +208,13 @@ class Records:
         self.progress.say(f"epoch {state.epoch + 1}/{self.epochs} validation: {figures}{best}")
 
     def _write(self, record: Record) -> None:
-        self.metrics.write(record)
-        self.board.write(record)
+        if self.metrics is not None:
+            self.metrics.write(record)
+            self.board.write(record)
 
     def close(self) -> None:
         """Close the files and the bar."""
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
         self.board.close()
         self.progress.close()

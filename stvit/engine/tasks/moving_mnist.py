@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from stvit.datasets import (
     DeviceMovingMNIST,
@@ -20,7 +21,7 @@ from stvit.datasets import (
     batch_loader,
     moving_mnist_splits,
 )
-from stvit.engine.distributed import World
+from stvit.engine.distributed import World, rank_slice, sum_over_ranks
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
 from stvit.errors import UserError
 from stvit.registry import model_spec
@@ -92,21 +93,22 @@ class MovingMNISTPrediction:
         self._eval_batch = cfg.TEST.BATCH_SIZE
         self._workers = cfg.DATA_LOADER.NUM_WORKERS
         self._pin_memory = cfg.DATA_LOADER.PIN_MEMORY and self.device.type == "cuda"
-        self.batches_per_epoch = data.TRAIN_SEQUENCES // (cfg.TRAIN.BATCH_SIZE * world.size)
+        self.batches_per_epoch = data.TRAIN_SEQUENCES // cfg.TRAIN.BATCH_SIZE
         if cfg.TRAIN.ENABLE:
             self._make_training_batches(cfg)
 
     def _make_training_batches(self, cfg: CfgNode) -> None:
         train, world = self.splits.train, self.world
-        self._sampler = EpochBatchSampler(len(train), cfg.TRAIN.BATCH_SIZE, rank=world.rank, world_size=world.size)
+        each = cfg.TRAIN.BATCH_SIZE // world.size
+        self._sampler = EpochBatchSampler(len(train), each, rank=world.rank, world_size=world.size)
         self._maker = self._loader = None
         if cfg.MOVING_MNIST.ON_DEVICE:
             self._maker = DeviceMovingMNIST(train.digits, train.spec, train.seed, self.device)
         else:
             self._loader = self._load(train, self._sampler)
 
-    def _load(self, split: MovingMNIST | FrameSequences, batches: EpochBatchSampler | int) -> DataLoader[SequenceBatch]:
-        return batch_loader(split, batches, self._workers, self._pin_memory, worker_init_fn=leave_signals_to_parent)
+    def _load(self, sequences: Dataset[SequenceBatch], batches: EpochBatchSampler | int) -> DataLoader[SequenceBatch]:
+        return batch_loader(sequences, batches, self._workers, self._pin_memory, worker_init_fn=leave_signals_to_parent)
 
     def describe_test_set(self) -> str:
         """In one line: how many sequences of what."""
@@ -156,15 +158,17 @@ class MovingMNISTPrediction:
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """MSE and MAE: totals over a frame's pixels, mean over frames and sequences; in float32."""
         model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        frames = 0
-        for batch in stop.between(self.eval_batches(self.splits.val)):
+        own: Dataset[SequenceBatch] = self.splits.val
+        if self.world.size > 1:
+            own = Subset(own, rank_slice(len(self.splits.val), self.world))
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # squared, absolute, frames
+        for batch in stop.between(self._load(own, math.ceil(self._eval_batch / self.world.size))):
             past, future = self.past_and_future(batch)
             error = (model(past, self.frames_out) - future).double()
-            sums += torch.stack((error.square().sum(), error.abs().sum()))
-            frames += future.shape[0] * future.shape[1]
-        squared, absolute = (sums / frames).tolist()
-        return {"mse": squared, "mae": absolute}
+            frames = error.new_tensor(future.shape[0] * future.shape[1])
+            sums += torch.stack((error.square().sum(), error.abs().sum(), frames))
+        squared, absolute, frames = sum_over_ranks(sums, self.world).tolist()
+        return {"mse": squared / frames, "mae": absolute / frames}
 
     def eval_batches(self, split: MovingMNIST | FrameSequences) -> Iterable[SequenceBatch]:
         """All sequences of a fixed set, in order."""
