@@ -28,11 +28,15 @@ def cached_file(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / "stvit" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
 
 
-def fetch(url: str) -> Path:
+def fetch(url: str, sha256: str | None = None) -> Path:
     """The local copy of an address, downloaded if it is not there yet.
 
+    Args:
+        url: http, https or file.
+        sha256: the digest that the file must have when it arrives, or the first digits of it.
+
     Raises:
-        UserError: there is no such file at the address.
+        UserError: there is no such file at the address, or it is another file than the digest says.
         OSError: the network or the disk failed.
     """
     path = cached_file(url)
@@ -40,7 +44,7 @@ def fetch(url: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:  # writes beside the target and renames when complete
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=sys.stderr.isatty())
     except urllib.error.HTTPError as error:
         if 400 <= error.code < 500:
             raise UserError(f"{url} cannot be downloaded ({error.code} {error.reason}): check the address") from error
@@ -49,4 +53,8 @@ def fetch(url: str) -> Path:
         if isinstance(error.reason, FileNotFoundError):
             raise UserError(f"there is no checkpoint {url}") from error
         raise OSError(f"{url} cannot be downloaded ({error.reason}): check the connection") from error
+    except RuntimeError as error:
+        if "hash" not in str(error):
+            raise
+        raise UserError(f"{url} gave another file than its sha256 {sha256} says: check the address") from error
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -18,7 +17,7 @@ _CERTAIN = (
     *("relative_position", "absolute_position", "pool_unstrided_query", "qkv_bias"),
 )
 _LIKELY = ("kv_stride", "num_classes", "input_size")
-_KEY_STRIDES = (4, 8, 2, 1, 16)  # the published ones first: several may give tables of the same lengths
+_KEY_STRIDES = {2: (4, 2, 1, 8, 16), 3: (8, 4, 2, 1, 16)}  # by axes of the grid, the published ones first
 
 
 def registered_name(weights: Mapping[str, Tensor]) -> str | None:
@@ -27,8 +26,13 @@ def registered_name(weights: Mapping[str, Tensor]) -> str | None:
     if told is None:
         return None
     rows = {name: row for name in list_models() if isinstance(row := model_spec(name), MViTSpec)}
-    same = {name: row for name, row in rows.items() if _agreeing(row, told, _CERTAIN) == len(_CERTAIN)}
-    return max(same, key=lambda name: _agreeing(same[name], told, _LIKELY), default=None)
+    same = {name: row for name, row in rows.items() if not differing(row, told)}
+    return min(same, key=lambda name: len(differing(same[name], told, _LIKELY)), default=None)
+
+
+def differing(row: MViTSpec, told: MViTSpec, fields: tuple[str, ...] = _CERTAIN) -> list[str]:
+    """In which settings a row differs from what weights tell of theirs (:func:`mvit_spec`)."""
+    return [field for field in fields if getattr(row, field) != getattr(told, field)]
 
 
 def mvit_spec(weights: Mapping[str, Tensor]) -> MViTSpec | None:
@@ -86,12 +90,14 @@ def _grid(weights: Mapping[str, Tensor], ndim: int) -> tuple[int, ...]:
 
 
 def _key_stride(weights: Mapping[str, Tensor], depths: tuple[int, ...], side: int) -> int:
-    """The first stage's stride of keys in space; a published one where no table tells."""
-    numbers = range(sum(depths))
-    stored = [len(weights[k]) for i in numbers if (k := f"blocks.{i}.attn.rel_pos_w") in weights]
-    if not stored:
-        return 8 if weights["patch_embed.proj.weight"].ndim == 5 else 4
-    return next((s for s in _KEY_STRIDES if _table_rows(depths, side, s) == stored), _KEY_STRIDES[0])
+    """The first stage's stride of keys in space; the published one where tables do not tell or there are none.
+
+    Several strides may give tables of the same lengths.
+    """
+    strides = _KEY_STRIDES[weights["patch_embed.proj.weight"].ndim - 2]
+    tables = (weights.get(f"blocks.{i}.attn.rel_pos_w") for i in range(sum(depths)))
+    stored = [len(table) for table in tables if table is not None]
+    return next((stride for stride in strides if _table_rows(depths, side, stride) == stored), strides[0])
 
 
 def _table_rows(depths: tuple[int, ...], side: int, key_stride: int) -> list[int]:
@@ -104,8 +110,3 @@ def _table_rows(depths: tuple[int, ...], side: int, key_stride: int) -> list[int
             rows.append(2 * max(side // stride, side // key_stride) - 1)
             side //= stride
     return rows
-
-
-def _agreeing(row: MViTSpec, told: MViTSpec, names: tuple[str, ...]) -> int:
-    fields = (field.name for field in dataclasses.fields(row) if field.name in names)
-    return sum(getattr(row, name) == getattr(told, name) for name in fields)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from stvit.errors import UserError
-from stvit.registry import list_models, model_spec
+from stvit.registry import Spec, list_models, model_spec
 
 FORMAT_VERSION = 1
 FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
@@ -19,6 +19,25 @@ FREE = frozenset(
 )
 # Arguments of create_model, in a checkpoint's header, that are no settings of a network.
 WRAPPING = frozenset({"features_only", "out_indices"})
+
+
+def stated_spec(checkpoint: Mapping[str, object], subject: str) -> Spec | None:
+    """The row that one of stvit's own checkpoints says it is of; None for others and for unknown models.
+
+    Raises:
+        UserError: settings that this stvit does not know.
+    """
+    match checkpoint:
+        case {"format": str(stated), "model": {"name": str(name), "args": Mapping() as args}}:
+            pass
+        case _:
+            return None
+    if not stated.startswith("stvit-checkpoint-") or name not in list_models():
+        return None
+    try:
+        return model_spec(name, **{str(key): value for key, value in args.items() if key not in WRAPPING})
+    except UserError as error:
+        raise UserError(f"{subject} cannot be compared with the model: {error}") from error
 
 
 def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, subject: str) -> None:
@@ -34,18 +53,9 @@ def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, 
     Raises:
         UserError: settings that differ, or that this stvit does not know.
     """
-    match checkpoint:
-        case {"format": str(stated), "model": {"name": str(name), "args": Mapping() as args}}:
-            pass
-        case _:
-            return
-    ours = getattr(network, "spec", None)
-    if not stated.startswith("stvit-checkpoint-") or name not in list_models() or not dataclasses.is_dataclass(ours):
+    ours, theirs = getattr(network, "spec", None), stated_spec(checkpoint, subject)
+    if theirs is None or not dataclasses.is_dataclass(ours):
         return
-    try:
-        theirs = model_spec(name, **{str(key): value for key, value in args.items() if key not in WRAPPING})
-    except UserError as error:
-        raise UserError(f"{subject} cannot be compared with the model: {error}") from error
     if type(theirs) is not type(ours):
         return
     pairs = {

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -37,8 +37,26 @@ def save_checkpoint(path: str | PathLike[str], payload: Mapping[str, object]) ->
         TypeError: a value that is neither tensor nor plain; the message says where it stands.
         OSError: the disk is full or the folder cannot be written. The previous file is untouched.
     """
-    path = Path(path)
-    needed = _checked_bytes(payload, "")
+    _save(Path(path), _checked_bytes(payload, ""), lambda file: torch.save(dict(payload), file))
+
+
+def save_safetensors(path: str | PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file, with :func:`save_checkpoint`'s care and errors.
+
+    Tensors that share memory, which the format does not allow, are written apart.
+    """
+    from safetensors.torch import save
+
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        plain[key] = tensor.detach().clone() if storage in storages else tensor.detach().contiguous()
+        storages.add(storage)
+    _save(Path(path), _checked_bytes(plain, ""), lambda file: file.write(save(plain, metadata={"format": "pt"})))
+
+
+def _save(path: Path, needed: int, write: Callable[[IO[bytes]], object]) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it for the checkpoint")
     if not path.parent.is_dir():
@@ -46,7 +64,7 @@ def save_checkpoint(path: str | PathLike[str], payload: Mapping[str, object]) ->
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         _remove_left_behind(path)
-        _write(temporary, payload)
+        _write(temporary, write)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -76,11 +94,11 @@ class _Watched:
         self.file.flush()
 
 
-def _write(path: Path, payload: Mapping[str, object]) -> None:
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     with path.open("xb") as file:
         watched = _Watched(file)
         try:
-            torch.save(dict(payload), cast(IO[bytes], watched))
+            write(cast(IO[bytes], watched))
             file.flush()
         except RuntimeError:
             if watched.error is None:

@@ -22,10 +22,10 @@ ROWS = stvit.list_models("mvitv2_*")
 MVIT_LAYOUTS = (mvit, torchvision_mvit, timm_mvit, mmpretrain, mmaction2)
 SMALL = {"depths": (1, 1, 2, 1), "width": 16, "num_classes": 5}
 V1 = MViTSpec(
-    depths=(1, 2, 2, 1), input_size=(4, 64, 64), width=16, num_classes=5,
-    patch_kernel=(3, 7, 7), patch_stride=(2, 4, 4), pool_kernel=(3, 3, 3), q_stride=(1, 2, 2), kv_stride=(1, 8, 8), widen_in_attention=False, class_token=True,
-    head_pooling="class_token", relative_position=False, absolute_position=True, residual_pooling=False,
-    pool_unstrided_query=False,
+    depths=(1, 2, 2, 1), input_size=(4, 64, 64), width=16, num_classes=5, widen_in_attention=False,
+    patch_kernel=(3, 7, 7), patch_stride=(2, 4, 4), pool_kernel=(3, 3, 3), q_stride=(1, 2, 2), kv_stride=(1, 8, 8),
+    class_token=True, head_pooling="class_token", relative_position=False, absolute_position=True,
+    residual_pooling=False, pool_unstrided_query=False,
 )  # fmt: skip
 
 
