@@ -5,6 +5,8 @@ The tree is fvcore's :class:`CfgNode`; the names of its keys are those that Slow
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
@@ -12,12 +14,16 @@ from fvcore.common.config import CfgNode
 from stvit.config.checks import check
 from stvit.config.defaults import default_config
 from stvit.config.reading import PlainValue, apply_settings, config_to_dict, read_overrides, read_yaml
+from stvit.config.slowfast import translate
 
 __all__ = ["CfgNode", "PlainValue", "config_to_dict", "default_config", "load_config"]
 
 
 def load_config(path: str | None, overrides: Sequence[str] = ()) -> CfgNode:
     """The checked and frozen settings of a run.
+
+    Files for facebookresearch/mvit and SlowFast are read too (:mod:`stvit.config.slowfast`); what is said of them, such
+    as settings that mean nothing here, is a line each on stderr.
 
     Args:
         path: a YAML file (``_BASE_`` names files to start from, relative to it), or None for the defaults alone.
@@ -29,8 +35,12 @@ def load_config(path: str | None, overrides: Sequence[str] = ()) -> CfgNode:
         OSError: the file cannot be read.
     """
     cfg = default_config()
-    settings = read_yaml(path) if path is not None else []
-    places = apply_settings(cfg, [*settings, *read_overrides(overrides)])
+    given = [*(read_yaml(path) if path is not None else []), *read_overrides(overrides)]
+    settings, remarks = translate(given)
+    places = apply_settings(cfg, settings)
     check(cfg, places)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one is enough
+        for remark in remarks:
+            print(f"warning: {remark}", file=sys.stderr, flush=True)
     cfg.freeze()
     return cfg

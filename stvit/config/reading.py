@@ -53,13 +53,15 @@ def read_yaml(path: str, _within: tuple[str, ...] = ()) -> list[Setting]:
     try:
         loader = _Loader(source.read_bytes())
         root = loader.get_single_node()
-        settings = list(_walk(loader, root, "", path)) if root is not None else []
+        settings = list(_walk(loader, root, "", path, _is_foreign(root))) if root is not None else []
     except yaml.reader.ReaderError as error:
         raise UserError(f"{path}: not a UTF-8 text file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = getattr(error, "problem", None) or error
+        hint = " (look for spaces that are missing or too many at the beginnings of the lines around)" if mark else ""
+        raise UserError(f"{path}{line}: not YAML: {problem}{hint}") from error
     bases: list[Setting] = []
     for base in (s for s in settings if s.key == BASE_KEY):
         for name in base.value if isinstance(base.value, list) else [base.value]:
@@ -67,8 +69,19 @@ def read_yaml(path: str, _within: tuple[str, ...] = ()) -> list[Setting]:
     return bases + [s for s in settings if s.key != BASE_KEY]
 
 
-def _walk(loader: _Loader, node: yaml.Node, prefix: str, path: str) -> Iterable[Setting]:
-    """Flatten a mapping into dotted keys; only the model's free settings may hold what the tree does not know."""
+def _is_foreign(root: yaml.Node) -> bool:
+    """Whether a file has the groups that describe a network for facebookresearch/mvit or SlowFast."""
+    groups = {key.value: value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
+    model = groups.get("MODEL")
+    names = {key.value for key, _ in model.value} if isinstance(model, yaml.MappingNode) else set()
+    return "MVIT" in groups or bool(names & {"ARCH", "MODEL_NAME"})
+
+
+def _walk(loader: _Loader, node: yaml.Node, prefix: str, path: str, foreign: bool) -> Iterable[Setting]:
+    """Flatten a mapping into dotted keys; only the model's free settings may hold what the tree does not know.
+
+    In a foreign file a setting may stand twice, as in some that are published; a group may not.
+    """
     if not isinstance(node, yaml.MappingNode):
         raise UserError(
             f"{path}:{node.start_mark.line + 1}: expected 'KEY: value' lines{prefix and f' under {prefix}'}"
@@ -78,11 +91,11 @@ def _walk(loader: _Loader, node: yaml.Node, prefix: str, path: str) -> Iterable[
         line = key_node.start_mark.line + 1
         name = str(loader.construct_object(key_node, deep=True))
         key = f"{prefix}.{name}" if prefix else name
-        if name in seen:
+        if name in seen and not (foreign and isinstance(value_node, yaml.ScalarNode | yaml.SequenceNode)):
             raise UserError(f"{path}:{line}: {key} stands here a second time; the first is in line {seen[name]}")
         seen[name] = line
         if isinstance(value_node, yaml.MappingNode) and prefix != FREE_SUBTREE:
-            yield from _walk(loader, value_node, key, path)
+            yield from _walk(loader, value_node, key, path, foreign)
         else:
             yield Setting(key, loader.construct_object(value_node, deep=True), f"{path}:{line}")
 
@@ -96,6 +109,11 @@ def read_overrides(pairs: Sequence[str]) -> list[Setting]:
 
 class _Text(str):
     """Text from a command line: it means whatever the key's type makes of it."""
+
+
+def decoded(value: object) -> object:
+    """What a value means whose key's type is not known: text from a command line is a number, a list, ... or text."""
+    return _decode(value) if isinstance(value, _Text) else value
 
 
 def _decode(text: str) -> object:
@@ -139,7 +157,7 @@ def apply_settings(cfg: CfgNode, settings: Iterable[Setting]) -> dict[str, str]:
 
 def _free_value(setting: Setting) -> object:
     """A value for the model's row: a number, a name, a truth value or a list of them."""
-    value = _decode(setting.value) if isinstance(setting.value, _Text) else setting.value
+    value = decoded(setting.value)
     value = list(value) if isinstance(value, tuple) else value
     if not all(isinstance(v, bool | int | float | str) for v in (value if isinstance(value, list) else [value])):
         raise UserError(f"{setting.place}: {setting.key} must be a number, a name or a list of them, not {value!r}")
@@ -153,7 +171,7 @@ def _convert(setting: Setting, default: object) -> object:
     """The value as the type of the default; whole numbers pass for numbers, nothing else passes for anything."""
     if isinstance(default, str) and isinstance(setting.value, _Text):
         return str(setting.value)
-    value = _decode(setting.value) if isinstance(setting.value, _Text) else setting.value
+    value = decoded(setting.value)
     if not isinstance(default, list):
         return _scalar(setting, value, type(default))
     kind = FREE_LISTS.get(setting.key) or type(default[0])

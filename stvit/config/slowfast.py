@@ -1,0 +1,346 @@
+"""Settings in the words of facebookresearch/mvit and SlowFast, said in stvit's.
+
+A file that describes a network by MODEL.MODEL_NAME, MODEL.ARCH or ``MVIT.*`` instead of by MODEL.NAME is one of theirs:
+what it leaves out has their default, not ours. It is SlowFast's if it sets anything that only SlowFast knows, and
+mvit's otherwise; SlowFast's files for MViT have to set such things (MODEL.ARCH), mvit's cannot.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+
+from stvit.config.defaults import default_config
+from stvit.config.reading import COMMAND_LINE, Setting, decoded, leaves
+from stvit.config.slowfast_keys import (
+    ABSENT,
+    AS_HERE,
+    DEFAULTS,
+    KNOWN,
+    LEFTOVER,
+    MVIT,
+    ONLY_MVIT,
+    ONLY_SLOWFAST,
+    PATHS,
+    REFUSED,
+    SLOWFAST,
+)
+from stvit.errors import UserError, nearest
+
+# Settings that name the network; any of them makes a file one of theirs.
+_NETWORK = ("MODEL.MODEL_NAME", "MODEL.ARCH")
+
+# How the place of a setting begins that is in no file.
+_DEFAULT_OF = "default of "
+
+DATASETS = {"imagenet": "imagenet", "imagenetprefetch": "imagenet", "kinetics": "kinetics", "ssv2": "ssv2"}
+
+
+@dataclass
+class _Translation:
+    """Settings of theirs by key, the last of each, and what has become of them so far."""
+
+    theirs: dict[str, Setting]
+    on_cpu: bool
+    ours: list[Setting] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def value(self, key: str) -> object:
+        return self.theirs[key].value
+
+    def is_default(self, key: str) -> bool:
+        return self.theirs[key].place.startswith(_DEFAULT_OF)
+
+    def say(self, key: str, value: object, because_of: str) -> None:
+        """Set one of our keys; the place is that of their setting."""
+        self.ours.append(Setting(key, value, self.theirs[because_of].place))
+
+    def refuse(self, key: str, wanted: str) -> NoReturn:
+        setting = self.theirs[key]
+        raise UserError(f"{setting.place}: {key} is {setting.value!r}, but {wanted}")
+
+
+def translate(settings: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
+    """The same settings by our keys, and remarks for the user, a line each.
+
+    Raises:
+        UserError: an order that stvit cannot carry out, or settings that contradict each other.
+    """
+    known = set(leaves(default_config()))
+    settings = [s for s in settings if not _is_empty_group(s, known)]
+    foreign = [s for s in settings if s.key in KNOWN and s.key not in known]
+    on_cpu = [decoded(s.value) for s in settings if s.key == "NUM_GPUS"][-1:] == [0]
+    named = next((s for s in settings if s.key == "MODEL.NAME"), None)
+    describes = next((s for s in foreign if s.key in _NETWORK or s.key.startswith("MVIT.")), None)
+    if not foreign:
+        return list(settings), []
+    if describes is None or named is not None:
+        own = [s for s in settings if s not in foreign]
+        translation = _Translation({s.key: _read(s) for s in foreign}, on_cpu)
+        if named is not None:
+            _adjust_named(translation, named)
+        _translate_each(translation)
+        return [*translation.ours, *own], _remarks(translation)
+    project = _project([s for s in settings if s.place != COMMAND_LINE] or settings)
+    translation = _Translation(_with_defaults(settings, project), on_cpu)
+    translation.remarks += _repeated(settings, project)
+    _translate_network(translation)
+    _translate_each(translation)
+    shared = [s for key, s in translation.theirs.items() if key in known]
+    own = [s for s in settings if s.key not in KNOWN]
+    return [*shared, *translation.ours, *own], _remarks(translation)
+
+
+def _is_empty_group(setting: Setting, known: set[str]) -> bool:
+    """Whether this is a group that only they have, with all of its lines commented out."""
+    group = f"{setting.key}."
+    return (
+        setting.value is None
+        and any(key.startswith(group) for key in KNOWN)
+        and not any(key.startswith(group) for key in known)
+    )
+
+
+def _read(setting: Setting) -> Setting:
+    """The setting with its value as plain text, number, list ..., whichever the setting needs."""
+    defaults = DEFAULTS.get(setting.key, ("",) if setting.key in PATHS else ())
+    if isinstance(setting.value, str) and any(isinstance(value, str) for value in defaults):
+        return replace(setting, value=str(setting.value))
+    return replace(setting, value=_of_kind(setting, _plain(decoded(setting.value))))
+
+
+def _plain(value: object) -> object:
+    """Their lists are sometimes written as Python's: ``(3, 7, 7)``, which YAML reads as text."""
+    if isinstance(value, str) and value.startswith(("(", "[")):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _project(settings: Iterable[Setting]) -> str:
+    """Whose settings these are.
+
+    Raises:
+        UserError: one that only mvit knows beside one that only SlowFast knows.
+    """
+    settings = list(settings)
+    slowfast = next((s for s in settings if s.key in ONLY_SLOWFAST), None)
+    mvit = next((s for s in settings if s.key in ONLY_MVIT), None)
+    if slowfast is not None and mvit is not None:
+        raise UserError(
+            f"{mvit.place}: {mvit.key} is known to {MVIT} alone and {slowfast.key} ({slowfast.place}) to {SLOWFAST} "
+            "alone: it cannot be told whose defaults are meant"
+        )
+    return MVIT if slowfast is None else SLOWFAST
+
+
+def _with_defaults(settings: Iterable[Setting], project: str) -> dict[str, Setting]:
+    """All that the project has a default for, and what else of theirs is set, with values of the right kind."""
+    place = f"{_DEFAULT_OF}{project}"
+    theirs: dict[str, Setting] = {}
+    for key, (mvit, slowfast) in DEFAULTS.items():
+        value = mvit if project == MVIT else slowfast
+        # What mvit has no switch for is as SlowFast has it by default, but that its networks are for images.
+        value = slowfast if value is ABSENT else value
+        theirs[key] = Setting(key, value if value is not ABSENT else mvit, place)
+    if project == MVIT:
+        theirs |= {key: Setting(key, True, place) for key in ("MVIT.PATCH_2D", "AUG.ENABLE")}
+        theirs["MODEL.ARCH"] = Setting("MODEL.ARCH", "mvit", place)
+    for setting in settings:
+        if setting.key in KNOWN:
+            theirs[setting.key] = _read(setting)
+    return theirs
+
+
+def _of_kind(setting: Setting, value: object) -> object:
+    """The value, if it has the type of one of the defaults; whole numbers pass for numbers."""
+    defaults = [v for v in DEFAULTS.get(setting.key, ()) if v is not ABSENT]
+    kinds = {type(v) for v in defaults}
+    if setting.key in ("MVIT.POOL_KVQ_KERNEL", "MVIT.POOL_KV_STRIDE_ADAPTIVE"):
+        kinds.add(list)
+    if setting.key == "SOLVER.CLIP_GRAD_L2NORM":
+        kinds.add(float)
+    if not kinds or type(value) in kinds:
+        return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    raise UserError(
+        f"{setting.place}: {setting.key} must be of the kind of {defaults[-1]!r}, its default, not {value!r}"
+    )
+
+
+def _repeated(settings: Iterable[Setting], project: str) -> list[str]:
+    """Settings that stand in one file twice with different values."""
+    first: dict[tuple[str, str], Setting] = {}
+    remarks = []
+    for setting in settings:
+        path = setting.place.rpartition(":")[0]
+        before = first.setdefault((path, setting.key), setting)
+        if path and before.value != setting.value:
+            where = before.place.rpartition(":")[2]
+            remarks.append(
+                f"{setting.place}: {setting.key} stands here a second time, the first is in line {where}; this one "
+                f"counts, as in {project}"
+            )
+    return remarks
+
+
+def _translate_network(translation: _Translation) -> None:
+    """MODEL.NAME and MODEL.ARGS."""
+    from stvit.config.mvit_keys import mvit_spec_from_keys, nearest_row  # needs the models; other settings do not
+
+    if translation.value("MODEL.MODEL_NAME") != "MViT":
+        translation.refuse("MODEL.MODEL_NAME", "of their networks stvit has MViT alone")
+    values = {key: setting.value for key, setting in translation.theirs.items()}
+    name, fields = mvit_spec_from_keys(values, translation.refuse)
+    if translation.value("MODEL.ARCH") != "mvit":
+        translation.refuse("MODEL.ARCH", "with MODEL.MODEL_NAME MViT it is mvit")
+    if name is None:
+        name, fields = nearest_row(fields)
+        listed = ", ".join(f"{key}={list(v) if isinstance(v, tuple) else v}" for key, v in fields.items())
+        translation.remarks.append(f"MVIT.*: no named model is this network; it is {name} with {listed}")
+    place = "MVIT.*"
+    for key in ("num_classes", "input_size"):  # of MODEL.NUM_CLASSES, DATA.TRAIN_CROP_SIZE and DATA.NUM_FRAMES
+        fields.pop(key, None)
+    translation.ours.append(Setting("MODEL.NAME", name, place))
+    for key, value in fields.items():
+        plain = list(value) if isinstance(value, tuple) else value
+        translation.ours.append(Setting(f"MODEL.ARGS.{key}", plain, place))
+
+
+def _adjust_named(translation: _Translation, named: Setting) -> None:
+    """What their keys may change in a network that has a name here."""
+    for key, setting in translation.theirs.items():
+        if key == "MVIT.DROPPATH_RATE":
+            translation.say("MODEL.ARGS.drop_path", setting.value, key)
+        elif key == "MODEL.DROPOUT_RATE":
+            translation.say("MODEL.ARGS.head_dropout", setting.value, key)
+        elif (key.startswith("MVIT.") and key != "MVIT.ZERO_DECAY_POS_CLS") or key in _NETWORK:
+            raise UserError(
+                f"{setting.place}: {key} describes a network, but MODEL.NAME ({named.place}) names one: set what "
+                "differs from it in MODEL.ARGS"
+            )
+
+
+def _translate_each(translation: _Translation) -> None:
+    """All settings of theirs that do not describe the network."""
+    theirs = translation.theirs
+    for key, (harmless, why) in REFUSED.items():
+        if key in theirs and translation.value(key) not in harmless:
+            translation.refuse(key, why)
+    for key, rule in _RULES.items():
+        if key in theirs:
+            rule(translation)
+    _translate_dataset(translation)
+    ours = {*leaves(default_config()), *DEFAULTS, *REFUSED}
+    for key, setting in theirs.items():
+        if not (setting.value in AS_HERE[key] if key in AS_HERE else key in ours):
+            translation.ignored.append(key)
+
+
+def _translate_dataset(translation: _Translation) -> None:
+    """DATA.DATASET from TRAIN.DATASET and TEST.DATASET."""
+    given = [k for k in ("TRAIN.DATASET", "TEST.DATASET") if k in translation.theirs]
+    written = [k for k in given if not translation.is_default(k)] or given
+    names = {}
+    for key in written:
+        name = str(translation.value(key))
+        if name.lower() not in DATASETS:
+            translation.refuse(key, f"of their data sets stvit knows {', '.join(DATASETS)}{nearest(name, DATASETS)}")
+        names[key] = DATASETS[name.lower()]
+    if len(set(names.values())) > 1:
+        translation.refuse(written[0], f"TEST.DATASET is {translation.value('TEST.DATASET')!r}: a run has one data set")
+    if written:
+        translation.say("DATA.DATASET", names[written[0]], written[0])
+
+
+def _augmentation(translation: _Translation) -> None:
+    if translation.value("AUG.ENABLE") is not True:
+        for key, nothing in (("AA_TYPE", ""), ("COLOR_JITTER", 0.0), ("RE_PROB", 0.0), ("NUM_SAMPLE", 1)):
+            translation.say(f"AUG.{key}", nothing, "AUG.ENABLE")
+
+
+def _mixing(translation: _Translation) -> None:
+    """Their label smoothing is a part of mixing."""
+    if translation.value("MIXUP.ENABLE") is not True:
+        translation.say("MIXUP.LABEL_SMOOTH_VALUE", 0.0, "MIXUP.ENABLE")
+
+
+def _precision(translation: _Translation) -> None:
+    """Their mixed precision is float16, and only on GPUs."""
+    mixed = translation.value("TRAIN.MIXED_PRECISION") is True and not translation.on_cpu
+    translation.say("TRAIN.PRECISION", "fp16" if mixed else "fp32", "TRAIN.MIXED_PRECISION")
+
+
+def _warmup(translation: _Translation) -> None:
+    """Where there is no warm-up, its start is not looked at."""
+    if not translation.value("SOLVER.WARMUP_EPOCHS"):
+        translation.say("SOLVER.WARMUP_START_LR", 0.0, "SOLVER.WARMUP_EPOCHS")
+
+
+def _clipping(translation: _Translation) -> None:
+    limit = translation.value("SOLVER.CLIP_GRAD_L2NORM")
+    theirs = translation.theirs
+    theirs["SOLVER.CLIP_GRAD_L2NORM"] = replace(theirs["SOLVER.CLIP_GRAD_L2NORM"], value=limit or 0.0)
+
+
+def _machines(translation: _Translation) -> None:
+    """They count the batch of one machine; here it is that of the whole run."""
+    machines = translation.value("NUM_SHARDS")
+    if not isinstance(machines, int) or machines < 1:
+        translation.refuse("NUM_SHARDS", "a run has at least one machine")
+    if machines == 1:
+        return
+    if "TRAIN.BATCH_SIZE" not in translation.theirs:  # one of our files, whose batch is that of the run already
+        translation.ignored.append("NUM_SHARDS")
+        return
+    scaled = ["TRAIN.BATCH_SIZE"]
+    if translation.value("SOLVER.BASE_LR_SCALE_NUM_SHARDS"):
+        scaled += ["SOLVER.BASE_LR", "SOLVER.WARMUP_START_LR", "SOLVER.COSINE_END_LR"]
+    for key in scaled:
+        value = translation.value(key)
+        assert isinstance(value, int | float)
+        translation.theirs[key] = replace(translation.theirs[key], value=value * machines)
+    translation.remarks.append(
+        f"NUM_SHARDS {machines}: {', '.join(scaled)} are multiplied by it: here a batch is that of all processes"
+    )
+
+
+def _crop_ratio(translation: _Translation) -> None:
+    key = "DATA.IN_VAL_CROP_RATIO"
+    if not translation.is_default(key):  # SlowFast's default is mvit's, and ours
+        translation.say("DATA.VAL_CROP_RATIO", translation.value(key), key)
+
+
+def _position_decay(translation: _Translation) -> None:
+    key = "MVIT.ZERO_DECAY_POS_CLS"
+    translation.say("SOLVER.ZERO_WD_POS_CLS", translation.value(key), key)
+
+
+_RULES: dict[str, Callable[[_Translation], None]] = {
+    "AUG.ENABLE": _augmentation,
+    "MIXUP.ENABLE": _mixing,
+    "TRAIN.MIXED_PRECISION": _precision,
+    "SOLVER.CLIP_GRAD_L2NORM": _clipping,
+    "NUM_SHARDS": _machines,
+    "SOLVER.WARMUP_EPOCHS": _warmup,
+    "DATA.IN_VAL_CROP_RATIO": _crop_ratio,
+    "MVIT.ZERO_DECAY_POS_CLS": _position_decay,
+}
+
+
+def _remarks(translation: _Translation) -> list[str]:
+    remarks = list(translation.remarks)
+    left = [key for key in translation.ignored if key in LEFTOVER]
+    ignored = [key for key in translation.ignored if key not in LEFTOVER]
+    if left:
+        place = translation.theirs[left[0]].place
+        remarks.append(f"{place}: {', '.join(left)} is ignored; {SLOWFAST} itself has no such setting and refuses it")
+    if ignored:
+        remarks.append(f"these settings mean nothing here and are ignored: {', '.join(ignored)}")
+    return remarks
