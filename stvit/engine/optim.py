@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from fvcore.common.config import CfgNode
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from stvit.config.derived import learning_rates
 from stvit.errors import UserError
 from stvit.model import Model
 
@@ -21,12 +22,58 @@ ONECYCLE_BETA1 = (0.85, 0.95)
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """Adam or AdamW; biases, norms and the names of ``model.no_weight_decay()`` do not decay."""
-    spared = model.no_weight_decay() if isinstance(model, Model) else ()
-    groups = param_groups_weight_decay(model, cfg.SOLVER.WEIGHT_DECAY, no_weight_decay_list=spared)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[cfg.SOLVER.OPTIMIZING_METHOD]
-    first, second = cfg.SOLVER.BETAS
-    return kind(groups, lr=cfg.SOLVER.BASE_LR, betas=(first, second))
+    """SGD, Adam or AdamW with the learning rates and weight decays of :func:`parameter_groups`."""
+    solver = cfg.SOLVER
+    groups = parameter_groups(model, cfg)
+    rate = learning_rates(cfg).base
+    if solver.OPTIMIZING_METHOD == "sgd":
+        return torch.optim.SGD(
+            groups, lr=rate, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=solver.NESTEROV
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[solver.OPTIMIZING_METHOD]
+    first, second = solver.BETAS
+    return kind(groups, lr=rate, betas=(first, second))
+
+
+def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, object]]:
+    """Parameters that share a weight decay and, with SOLVER.LAYER_DECAY, a learning rate.
+
+    Weights of one axis and biases do not decay (SOLVER.ZERO_WD_1D_PARAM), nor do the names of the model's
+    ``no_weight_decay()`` (SOLVER.ZERO_WD_POS_CLS). A layer ``n`` below the head learns at LAYER_DECAY to the power of
+    ``n`` times the base rate (Clark et al., arXiv:2003.10555); the layers are those of ``model.group_matcher()``. The
+    first group always has the base rate.
+
+    Raises:
+        UserError: SOLVER.LAYER_DECAY for a model that does not say which layers it has.
+    """
+    solver = cfg.SOLVER
+    spared = model.no_weight_decay() if isinstance(model, Model) and solver.ZERO_WD_POS_CLS else set()
+    if solver.LAYER_DECAY < 1:
+        if not hasattr(model, "group_matcher"):
+            raise UserError(
+                f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY}, but {type(model).__name__} does not say which layers it "
+                "has (group_matcher): set it to 1"
+            )
+        groups = param_groups_layer_decay(
+            model,
+            solver.WEIGHT_DECAY,
+            no_weight_decay_list=spared,
+            weight_decay_exclude_1d=solver.ZERO_WD_1D_PARAM,
+            layer_decay=solver.LAYER_DECAY,
+        )
+        rate = learning_rates(cfg).base
+        for group in groups:
+            group["lr"] = rate * group.pop("lr_scale")
+        return sorted(groups, key=lambda group: -group["lr"])
+    if solver.ZERO_WD_1D_PARAM:
+        return param_groups_weight_decay(model, solver.WEIGHT_DECAY, no_weight_decay_list=spared)
+    decays: list[nn.Parameter] = []
+    stays: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (stays if name in spared else decays).append(parameter)
+    both = ((decays, solver.WEIGHT_DECAY), (stays, 0.0))
+    return [{"params": parameters, "weight_decay": decay} for parameters, decay in both if parameters]
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, cfg: CfgNode, steps_per_epoch: int) -> LRScheduler:
@@ -45,7 +92,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, cfg: CfgNode, steps_per_ep
         low, high = ONECYCLE_BETA1
         return OneCycleLR(
             optimizer,
-            max_lr=cfg.SOLVER.BASE_LR,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=total,
             pct_start=cfg.SOLVER.ONECYCLE_PCT_START,
             div_factor=cfg.SOLVER.ONECYCLE_DIV,
@@ -54,19 +101,24 @@ def build_scheduler(optimizer: torch.optim.Optimizer, cfg: CfgNode, steps_per_ep
             max_momentum=high,
         )
     warmup = round(cfg.SOLVER.WARMUP_EPOCHS * steps_per_epoch)
-    start, peak, end = cfg.SOLVER.WARMUP_START_LR, cfg.SOLVER.BASE_LR, cfg.SOLVER.COSINE_END_LR
-    return LambdaLR(optimizer, lambda step: cosine_lr(step, total, warmup, start, peak, end) / peak)
+    peak, start, end = learning_rates(cfg)
+    after = cfg.SOLVER.COSINE_AFTER_WARMUP
+    return LambdaLR(optimizer, lambda step: cosine_lr(step, total, warmup, start, peak, end, after) / peak)
 
 
-def cosine_lr(step: int, total: int, warmup: int, start: float, peak: float, end: float) -> float:
-    """``warmup`` steps on a line above ``start``, ``peak`` at step ``warmup``, then half a cosine down to ``end``.
+def cosine_lr(
+    step: int, total: int, warmup: int, start: float, peak: float, end: float, after_warmup: bool = True
+) -> float:
+    """``warmup`` steps on a line above ``start``, then half a cosine from ``peak`` down to ``end``.
 
-    The first step is one stride above ``start``; the last of the run, ``total - 1``, has exactly ``end``.
+    The first step is one stride above ``start``; the last of the run, ``total - 1``, has exactly ``end``. The cosine
+    begins at step ``warmup``, or with ``after_warmup`` False at step 0: the line then leads to where it is by
+    ``warmup``, and ``peak`` is not reached.
     """
-    if step < warmup:
-        return start + (peak - start) * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, total - 1 - warmup)
-    return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    begin = warmup if after_warmup else 0
+    progress = (max(step, warmup) - begin) / max(1, total - 1 - begin)
+    cosine = end + (peak - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return start + (cosine - start) * (step + 1) / (warmup + 1) if step < warmup else cosine
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from stvit.engine.optim import (
     build_scheduler,
     clip_gradients,
     cosine_lr,
+    parameter_groups,
 )
 from stvit.errors import UserError
 from stvit.model import Model
+from stvit.registry import create_model
 
 CPU = torch.device("cpu")
 
@@ -98,26 +100,87 @@ def test_no_step_of_a_warm_up_is_wasted_on_a_rate_of_zero():
     assert cosine_lr(4, 100, 4, 0.0, 1.0, 0.0) == 1.0
 
 
+def test_a_cosine_that_has_gone_on_since_the_first_step_meets_the_warm_up_on_its_way_down():
+    rates = [cosine_lr(step, 101, 10, 0.01, 1.0, 0.1, after_warmup=False) for step in range(101)]
+    whole = [cosine_lr(step, 101, 0, 0.0, 1.0, 0.1) for step in range(101)]
+    assert rates[10:] == whole[10:]
+    assert rates[:10] == pytest.approx([0.01 + (whole[10] - 0.01) * (k + 1) / 11 for k in range(10)])
+    assert max(rates) == whole[10] < 1
+
+
+def test_learning_rates_follow_the_batch_that_they_are_meant_for():
+    cfg = settings(
+        "SOLVER.LR_POLICY", "cosine", "SOLVER.BASE_LR", "1", "SOLVER.COSINE_END_LR", "0.5", "SOLVER.MAX_EPOCH", "1",
+        "SOLVER.BASE_LR_BATCH_SIZE", "256", "TRAIN.BATCH_SIZE", "32", "TRAIN.ACCUMULATE_STEPS", "4",
+    )  # fmt: skip
+    rates = [lr for lr, _, _ in run_schedule(cfg, 10)]
+    assert (rates[0], rates[-1]) == pytest.approx((0.5, 0.25))
+
+
+def test_sgd_has_its_momentum_and_looks_ahead():
+    cfg = settings(
+        "SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MOMENTUM", "0.8", "SOLVER.NESTEROV", "True", "SOLVER.BASE_LR", "0.1"
+    )
+    optimizer = build_optimizer(nn.Linear(2, 2), cfg)
+    assert type(optimizer) is torch.optim.SGD
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["dampening"], group["nesterov"]) == (0.1, 0.8, 0.0, True)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_the_optimiser_is_the_one_that_was_asked_for(name, kind):
     assert type(build_optimizer(nn.Linear(2, 2), settings("SOLVER.OPTIMIZING_METHOD", name))) is kind
 
 
-def test_weights_decay_and_biases_norms_and_named_tables_do_not():
-    class Net(Model):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear, self.norm, self.table = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Parameter(torch.zeros(3, 3))
+class Net(Model):
+    """Two layers, norms, and a table that asks to be spared."""
 
-        def no_weight_decay(self) -> set[str]:
-            return {"table"}
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.table = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Parameter(torch.zeros(3, 3))
 
-    net = Net()
-    optimizer = build_optimizer(net, settings("SOLVER.WEIGHT_DECAY", "0.5"))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert {name: decay[id(p)] for name, p in net.named_parameters()} == {
-        "table": 0.0, "linear.weight": 0.5, "linear.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0,
+    def no_weight_decay(self) -> set[str]:
+        return {"table"}
+
+
+def of_groups(net, optimizer, key):
+    values = {id(p): group[key] for group in optimizer.param_groups for p in group["params"]}
+    return {name: values[id(p)] for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize(("spare_1d", "spare_tables"), [(True, True), (True, False), (False, True), (False, False)])
+def test_weights_decay_and_biases_norms_and_named_tables_only_if_asked(spare_1d, spare_tables):
+    net, pairs = Net(), ("SOLVER.ZERO_WD_1D_PARAM", str(spare_1d), "SOLVER.ZERO_WD_POS_CLS", str(spare_tables))
+    optimizer = build_optimizer(net, settings("SOLVER.WEIGHT_DECAY", "0.5", *pairs))
+    table, one_axis = (0.0 if spare_tables else 0.5), (0.0 if spare_1d else 0.5)
+    assert of_groups(net, optimizer, "weight_decay") == {
+        "table": table, "linear.weight": 0.5, "linear.bias": one_axis, "norm.weight": one_axis, "norm.bias": one_axis,
     }  # fmt: skip
+
+
+def test_layer_decay_slows_the_layers_far_from_the_head():
+    net = create_model("mvitv2_tiny", depths=[1, 1, 1, 1], width=16, num_classes=2, input_size=[32, 32])
+    cfg = settings(
+        "SOLVER.LAYER_DECAY", "0.5", "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.BASE_LR", "1", "SOLVER.LR_POLICY", "cosine",
+        "SOLVER.COSINE_END_LR", "0.25", "SOLVER.MAX_EPOCH", "1",
+    )  # fmt: skip
+    optimizer = build_optimizer(net, cfg)
+    rates, decays = of_groups(net, optimizer, "lr"), of_groups(net, optimizer, "weight_decay")
+    assert [rates[f"blocks.{k}.mlp.fc1.weight"] for k in range(4)] == [0.5**n for n in (4, 3, 2, 1)]
+    assert (rates["patch_embed.proj.weight"], rates["head.projection.weight"]) == (0.5**5, 1.0)
+    assert (decays["head.projection.weight"], decays["head.projection.bias"]) == (0.1, 0.0)
+    table = "blocks.0.attn.rel_pos_h"
+    assert decays[table] == (0.0 if table in net.no_weight_decay() else 0.1)
+    assert optimizer.param_groups[0]["lr"] == 1.0  # what the log shows
+    scheduler = build_scheduler(optimizer, cfg, 2)
+    optimizer.step()
+    scheduler.step()
+    assert of_groups(net, optimizer, "lr") == pytest.approx({name: rate / 4 for name, rate in rates.items()})
+
+
+def test_layer_decay_of_a_model_without_layers_is_refused():
+    with pytest.raises(UserError, match=r"SOLVER\.LAYER_DECAY is 0\.5, but Net does not say which layers it has"):
+        parameter_groups(Net(), settings("SOLVER.LAYER_DECAY", "0.5"))
 
 
 def net_with_gradients():
