@@ -15,33 +15,58 @@ from torch import nn
 
 from stvit.checkpoint.load import load_into, open_checkpoint
 from stvit.config import config_to_dict
+from stvit.engine.evaluate_classes import evaluate_classes
 from stvit.engine.evaluate_frames import evaluate_frames
 from stvit.engine.provenance import TrainingRecord, code_commit, training_record, versions
 from stvit.engine.signals import Stopped, StopRequest
-from stvit.engine.tasks import MovingMNISTPrediction
+from stvit.engine.tasks import ImageClassification, MovingMNISTPrediction
 from stvit.errors import UserError
 from stvit.visual.files import replace_files
 
 
 def evaluate(
-    cfg: CfgNode, model: nn.Module, task: MovingMNISTPrediction, stop: StopRequest, training_seconds: float | None
+    cfg: CfgNode,
+    model: nn.Module,
+    task: MovingMNISTPrediction | ImageClassification,
+    stop: StopRequest,
+    training_seconds: float | None,
 ) -> None:
     """Measure the weights that the settings name on the task's test set; write ``results.json`` and the task's pictures
     to OUTPUT_DIR, all of them or none; print the table.
+
+    All processes call it and share the images of a classifier; frames are predicted by the first alone.
 
     Raises:
         UserError: there are no weights to evaluate, or they do not fit the model.
         Stopped: a signal came.
         OSError: the files cannot be read or written.
     """
+    if isinstance(task, ImageClassification):
+        _evaluate(cfg, model, task, stop, training_seconds)
+    else:
+        stop.on_main(lambda: _evaluate(cfg, model, task, stop, training_seconds))
+
+
+def _evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    task: MovingMNISTPrediction | ImageClassification,
+    stop: StopRequest,
+    training_seconds: float | None,
+) -> None:
     weights, trained = load_weights(cfg, model, task.selected_by)
     begun = time.monotonic()
     model.eval()
     try:
-        outcome = evaluate_frames(cfg, model, task, stop, trained)
+        if isinstance(task, ImageClassification):
+            outcome = evaluate_classes(cfg, model, task, stop, trained)
+        else:
+            outcome = evaluate_frames(cfg, model, task, stop, trained)
     except Stopped as stopped:
         line = "stopped in the evaluation; nothing of the training is lost, the same command evaluates again"
         raise Stopped(stopped.signum, line) from None
+    if not task.world.main:
+        return
     results = {
         "format": "stvit-results-1",
         **outcome.results,

@@ -36,6 +36,7 @@ class TrainingRecord:
     data: dict[str, object] | None = None  # "train" and "validation" as in Splits.identity
     precision: str | None = None  # the number format really used: fp32, bf16 or fp16
     chosen_on_test: bool = False  # the test set was its validation set
+    labels: tuple[str, ...] | None = None  # class names, in the order of the logits
 
 
 def training_record(content: Mapping[str, object]) -> TrainingRecord:
@@ -43,11 +44,13 @@ def training_record(content: Mapping[str, object]) -> TrainingRecord:
     if not str(content.get("format", "")).startswith("stvit-checkpoint-"):
         return TrainingRecord()
     data, precision = content.get("data"), content.get("precision")
+    labels = _inside(content, "preprocessing", "labels")
     settings = _inside(content.get("config"), "MOVING_MNIST", "VALIDATE_ON_TEST")
     return TrainingRecord(
         data={part: data.get(part) for part in ("train", "validation")} if isinstance(data, Mapping) else None,
         precision=precision if isinstance(precision, str) else None,
         chosen_on_test=settings is True or _inside(data, "validation_is_test") is True,
+        labels=tuple(map(str, labels)) if isinstance(labels, list | tuple) else None,
     )
 
 

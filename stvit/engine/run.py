@@ -9,6 +9,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from stvit.backbones.base import Backbone
 from stvit.checkpoint import load_checkpoint
 from stvit.checkpoint.fetch import is_url
 from stvit.engine.distributed import (
@@ -23,7 +24,7 @@ from stvit.engine.distributed import (
 )
 from stvit.engine.evaluate import evaluate
 from stvit.engine.signals import stop_on_signals
-from stvit.engine.tasks import MovingMNISTPrediction, predictor_settings
+from stvit.engine.tasks import build_task, model_settings
 from stvit.engine.train import train
 from stvit.errors import UserError
 from stvit.registry import create_model
@@ -50,7 +51,8 @@ def run(cfg: CfgNode) -> None:
     if world.main:
         prepare_output(cfg)
     with main_first(world):
-        task = MovingMNISTPrediction(cfg, world)
+        task = build_task(cfg, world)
+    task.attach(model)
     if world.main:
         for note in [*process_notes(cfg, model, world), *task.notes()]:
             print(f"note: {note}", flush=True)
@@ -58,7 +60,7 @@ def run(cfg: CfgNode) -> None:
         if cfg.TRAIN.ENABLE:
             training_seconds = train(cfg, model, task, world, stop).seconds
         if cfg.TEST.ENABLE:
-            stop.on_main(lambda: evaluate(cfg, model, task, stop, training_seconds))
+            evaluate(cfg, model, task, stop, training_seconds)
     leave_world(world)
 
 
@@ -114,10 +116,13 @@ def prepare_output(cfg: CfgNode) -> None:
 
 def build_model(cfg: CfgNode, world: World) -> nn.Module:
     """The model of the settings on its device, with the weights to start from if any are named."""
-    model: nn.Module = create_model(cfg.MODEL.NAME, checkpoint=None, **predictor_settings(cfg))  # type: ignore[arg-type]
+    name, settings = model_settings(cfg)
+    model: nn.Module = create_model(name, checkpoint=None, **settings)  # type: ignore[arg-type]
+    if isinstance(model, Backbone):
+        model.set_grad_checkpointing(cfg.MODEL.ACT_CHECKPOINT)
     if cfg.TRAIN.ENABLE and cfg.TRAIN.CHECKPOINT_FILE_PATH:
         with main_first(world):  # an address is fetched once
-            loaded = load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+            loaded = load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH, allow_new_head=cfg.TRAIN.NEW_HEAD)
         if world.main:
             print(loaded, flush=True)
     if cfg.TRAIN.ENABLE and cfg.BN.NORM_TYPE == "sync_batchnorm":

@@ -27,6 +27,9 @@ COLUMNS = {
     "ssim_range2": Column("SSIM (range 2)", 4, "highest"),
     "psnr": Column("PSNR dB", 2, "highest"),
     "psnr_uint8_wrapped": Column("PSNR (uint8, wrapped) dB", 2, "unmarked"),  # a high value means nothing
+    "top1_accuracy": Column("top-1 %", 2, "highest"),
+    "top5_accuracy": Column("top-5 %", 2, "highest"),
+    "mean_class_accuracy": Column("mean class %", 2, "highest"),
 }
 
 

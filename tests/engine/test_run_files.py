@@ -468,7 +468,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run, tmp_path, monkeypatch
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "MovingMNISTPrediction", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(run_module, "build_task", lambda *_: pytest.fail("work began"))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"OUTPUT_DIR .*file/run cannot be written"):
         run(tmp_path / "file" / "run")
@@ -491,7 +491,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(run, tmp_path,
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_a_mistake_is_one_line_before_any_data_are_made_or_any_folder(run, tmp_path, pairs, named, monkeypatch):
-    monkeypatch.setattr(run_module, "MovingMNISTPrediction", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(run_module, "build_task", lambda *_: pytest.fail("work began"))
     with pytest.raises(UserError) as caught:
         run(tmp_path / "run", *pairs)
     assert named in str(caught.value)

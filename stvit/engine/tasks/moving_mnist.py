@@ -126,13 +126,16 @@ class MovingMNISTPrediction:
     def _test_identity(self) -> Mapping[str, Any]:
         return cast("Mapping[str, Any]", self.splits.identity["test"])
 
+    def attach(self, model: nn.Module) -> None:
+        """See :class:`stvit.engine.tasks.Task`; a predictor's settings say it all."""
+
     def notes(self) -> list[str]:
         """What a reader of the results must know about the data, a line each."""
         reason = self._test_identity().get("published_file_unused_because")
         return [f"The published test file is there but was not used: {reason}."] if reason else []
 
     def train_batches(self, epoch: int, start_batch: int) -> Iterator[SequenceBatch]:
-        """See :class:`Task`."""
+        """See :class:`stvit.engine.tasks.Task`."""
         self._sampler.set_epoch(epoch, start_batch)
         if self._loader is not None:
             yield from self._loader
@@ -141,7 +144,7 @@ class MovingMNISTPrediction:
                 yield self._maker.batch(epoch, torch.tensor([index for _, index in keys]))
 
     def describe(self, batch: SequenceBatch) -> str:
-        """See :class:`Task`."""
+        """See :class:`stvit.engine.tasks.Task`."""
         return f"sequences {', '.join(map(str, batch.indices.tolist()))} of epoch {batch.epoch + 1}"
 
     def past_and_future(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,12 @@ class Task(Protocol[Batch]):
     frames_per_sample: int  # for the speed in frames/s
     identity: dict[str, object]  # plain values that say what the data are, for checkpoints and results
 
+    def attach(self, model: nn.Module) -> None:
+        """Complete what the model says about its input (``model.preprocessing``) by what only the data know."""
+
+    def notes(self) -> list[str]:
+        """What a reader of run and results must know about the data, a line each."""
+
     def train_batches(self, epoch: int, start_batch: int) -> Iterable[Batch]:
         """The batches of an epoch from the given one on; a function of seed and epoch alone."""
 
