@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from stvit.checkpoint.layouts import detect
 from stvit.checkpoint.load import load_into, open_checkpoint, unwrap_model, unwrap_training
-from stvit.checkpoint.same_network import FORMAT, FORMAT_VERSION
+from stvit.checkpoint.same_network import FORMAT, FORMAT_VERSION, WRAPPING
 from stvit.checkpoint.unwrap import find_weights
 from stvit.errors import UserError
 from stvit.model import Model
 from stvit.preprocessing import Preprocessing
-from stvit.registry import create_model
+from stvit.registry import create_model, model_spec
 
 
 def pack_model(model: nn.Module, ema: Mapping[str, Tensor] | None = None) -> dict[str, object]:
@@ -59,7 +59,8 @@ def describe_model(model: nn.Module) -> dict[str, object]:
         raise UserError(f"a {type(outer).__name__} cannot be rebuilt from a file: build models with create_model")
     args = dict(outer.model_args)
     classes = getattr(network, "num_classes", None)
-    if classes is not None and classes != getattr(getattr(network, "spec", None), "num_classes", classes):
+    row = model_spec(outer.model_name, **{key: value for key, value in args.items() if key not in WRAPPING})
+    if classes is not None and classes != getattr(row, "num_classes", classes):
         args["num_classes"] = classes  # its head was replaced after it was built
     return {"model": {"name": outer.model_name, "args": args}, "preprocessing": preprocessing.to_dict()}
 

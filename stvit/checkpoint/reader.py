@@ -40,7 +40,8 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, object]:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        best = next((f for f in (path / "checkpoints" / "best.pt", path / "best.pt") if f.is_file()), None)
+        places = (path / name for name in ("checkpoints/best.pt", "best.pt", "model.safetensors"))
+        best = next((file for file in places if file.is_file()), None)
         raise UserError(f"{path} is a folder, not a checkpoint: name the file in it{f', as {best}' if best else ''}")
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}")

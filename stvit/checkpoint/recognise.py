@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from stvit.backbones.mvit import MViTSpec
-from stvit.checkpoint.layouts.timm_mvit import stage_depths
+from stvit.checkpoint.layouts.timm_mvit import stage_depths, widens_in_attention
 from stvit.registry import list_models, model_spec
 
 # Fields of a row that shapes tell for certain, and those that tell rows apart which agree in all of them.
@@ -68,7 +68,7 @@ def _told(weights: Mapping[str, Tensor]) -> MViTSpec:
         pool_kernel=tuple(pool.shape[2:]),
         q_stride=(1, 2, 2)[-ndim:],
         kv_stride=(1, *(_key_stride(weights, depths, grid[-1]),) * 2)[-ndim:],
-        widen_in_attention=len(depths) < 2 or f"blocks.{depths[0]}.proj.weight" in weights,
+        widen_in_attention=len(depths) < 2 or widens_in_attention(weights),
         class_token=token,
         head_pooling="class_token" if token else "mean",
         relative_position=relative,

@@ -48,7 +48,7 @@ def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict in their names: the inverse of :func:`to_stvit`. Its sizes tell where stages begin."""
     depths = stage_depths(state_dict)
     starts = [0, *accumulate(depths)]
-    branch = "attn" if _widens_in_attention(state_dict, starts[1:-1]) else "mlp"
+    branch = "attn" if widens_in_attention(state_dict) else "mlp"
     converted = {}
     for key, value in state_dict.items():
         new = rename(key, inverse(RENAMES[2:]))
@@ -68,9 +68,10 @@ def stage_depths(state_dict: Mapping[str, Tensor]) -> tuple[int, ...]:
     return tuple(end - start for start, end in zip(starts, [*starts[1:], len(widths)], strict=True))
 
 
-def _widens_in_attention(state_dict: Mapping[str, Tensor], starts: list[int]) -> bool:
-    """Whether a stage's first block widens in its attention; otherwise the block before it does, in its MLP."""
-    return not starts or f"blocks.{starts[0]}.proj.weight" in state_dict
+def widens_in_attention(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether attention gets wider in its own projections, in stvit's layout; otherwise the MLP before it does."""
+    qkv = (weight for key, weight in state_dict.items() if key.endswith(".attn.qkv.weight"))
+    return any(weight.shape[0] != 3 * weight.shape[1] for weight in qkv)
 
 
 def _located(key: str, number: Mapping[tuple[int, int], int]) -> str:
