@@ -3,7 +3,7 @@
 import stvit.models2d
 import stvit.models3d  # noqa: F401  (registers the models)
 from stvit.checkpoint import LoadReport, load_checkpoint
-from stvit.engine.predict import Prediction, predict
+from stvit.engine.predict import ClassPrediction, FramePrediction, Prediction, predict
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 from stvit.registry import create_model, list_models
@@ -11,6 +11,8 @@ from stvit.registry import create_model, list_models
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassPrediction",
+    "FramePrediction",
     "LoadReport",
     "Prediction",
     "Preprocessing",

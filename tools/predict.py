@@ -1,19 +1,27 @@
-r"""Predict the frames that follow those of an array, image folder, GIF or video.
+r"""Classify an image, or predict the frames that follow those of an array, image folder, GIF or video.
 
-The input is the last frames of the source, as many as the model takes. With --start it begins at that frame (from 0),
-and the frames after it are shown beside the prediction as the truth.
+The checkpoint decides which. A classifier's most probable classes are printed.
+
+Example:
+    python tools/predict.py --checkpoint output/pets/checkpoints/best.pt --input cat.jpg --top-k 3
+    python tools/predict.py --checkpoint MViTv2_T_in1k.pyth --model mvitv2_tiny --input cat.jpg
+
+A predictor's input is the last frames of the source, as many as it takes. With --start it begins at that frame (from
+0), and the frames after it are shown beside the prediction as the truth.
 
 Example:
     python tools/predict.py --checkpoint output/demo/checkpoints/best.pt \
         --input docs/bouncing_digit.gif --start 0 --output output/predicted
 
-Writes prediction.npy (frames x channels x height x width, float32 in [0, 1]), prediction.gif and strip.png; nothing is
-written, and earlier files stay, unless all three are done.
+Writes to --output, of an image prediction.json; of frames prediction.npy (frames x channels x height x width, float32
+in [0, 1]), prediction.gif and strip.png. Nothing is written, and earlier files stay, unless all of it is done.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +31,7 @@ import numpy as np
 import torch
 
 from stvit.cli import ArgumentParser, run
-from stvit.engine.predict import Prediction, predict
+from stvit.engine.predict import ClassPrediction, FramePrediction, predict
 from stvit.errors import UserError
 from stvit.registry import create_model
 from stvit.visual.files import replace_files
@@ -35,31 +43,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="weights, in any layout that stvit.load_checkpoint reads")
     parser.add_argument("--model", help="the network's name, for a checkpoint that does not carry it (published ones)")
-    parser.add_argument("--input", required=True, help=".npy or .npz array, folder of images, .gif or video file")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results; made if missing")
-    parser.add_argument(
-        "--out-frames", type=int, help="how many frames to predict (default: what the model was made for)"
-    )
-    parser.add_argument("--start", type=int, help="first input frame, from 0 (default: use the last frames)")
-    parser.add_argument("--sequence", type=int, help="which sequence of an array that holds several, from 0")
+    parser.add_argument("--input", required=True, help="an image; for frames an array, folder of images, GIF or video")
+    parser.add_argument("--output", type=Path, help="folder for the results; made if missing. Needed for frames")
+    parser.add_argument("--top-k", type=int, help="images: how many classes to name (default: 5)")
+    parser.add_argument("--out-frames", type=int, help="frames: how many (default: what the model was made for)")
+    parser.add_argument("--start", type=int, help="frames: first of the input, from 0 (default: use the last frames)")
+    parser.add_argument("--sequence", type=int, help="frames: which sequence of an array that holds several, from 0")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     options = parser.parse_args(argv)
-    check_output(options.output)
+    if options.output:
+        check_output(options.output)
     result = predict(
         options.input,
         create_model(options.model, checkpoint=options.checkpoint) if options.model else options.checkpoint,
         out_frames=options.out_frames,
         start=options.start,
         sequence=options.sequence,
+        top_k=options.top_k,
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
-    files = rendered(result, title(result, Path(options.input).name, options.start))
+    if isinstance(result, ClassPrediction):
+        print(table(result))
+        files = {"prediction.json": as_json(result, options.input)} if options.output else {}
+    elif options.output:
+        files = rendered(result, title(result, Path(options.input).name, options.start))
+    else:
+        raise UserError("--output is missing: predicted frames are files, give a folder for them")
+    write(options.output, files)
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write the results, and print where they are."""
     try:
-        replace_files({options.output / name: content for name, content in files.items()})
+        replace_files({folder / name: content for name, content in files.items()})
     except OSError as error:
-        raise unwritable(options.output, error) from error
+        raise unwritable(folder, error) from error
     for name in files:
-        print(options.output / name)
+        print(folder / name)
+
+
+def table(result: ClassPrediction) -> str:
+    """The classes, a line each, the most probable first."""
+    return "\n".join(f"{p:7.2%}  {label}" for label, p in zip(result.labels, result.probabilities, strict=True))
+
+
+def as_json(result: ClassPrediction, source: str) -> bytes:
+    """The content of prediction.json."""
+    return (json.dumps({"input": source, **dataclasses.asdict(result)}, indent=2) + "\n").encode()
 
 
 def check_output(folder: Path) -> None:
@@ -85,7 +115,7 @@ def unwritable(folder: Path, error: OSError) -> OSError:
     return OSError(f"--output {folder} cannot be written ({error.strerror}): free space or give another folder")
 
 
-def title(result: Prediction, source: str, start: int | None) -> str:
+def title(result: FramePrediction, source: str, start: int | None) -> str:
     """What was predicted from what, and how far it is from the truth where that is known.
 
     The error is that of the pictures, clipped to [0, 1]; ``stvit.metrics`` measures MSE without clipping.
@@ -97,7 +127,7 @@ def title(result: Prediction, source: str, start: int | None) -> str:
     return f"{text}, MSE (clipped) {error.sum() / len(error):.1f}"
 
 
-def rendered(result: Prediction, text: str) -> dict[str, bytes]:
+def rendered(result: FramePrediction, text: str) -> dict[str, bytes]:
     """The contents of the files, by name."""
     buffer = io.BytesIO()
     np.save(buffer, result.predicted)

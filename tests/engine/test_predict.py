@@ -1,11 +1,13 @@
-"""Prediction from files, arrays and tensors, with a stand-in for the network."""
+"""Prediction from files, arrays and tensors, with stand-ins for the networks."""
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from stvit.engine.predict import predict
+from stvit.datasets.image_transforms import evaluation_transform
+from stvit.engine.predict import classify, predict, predict_frames
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 
@@ -125,7 +127,7 @@ def test_a_source_that_is_too_short_is_refused():
 
 def test_models_that_do_not_predict_frames_are_refused():
     with pytest.raises(UserError, match="'prediction'; this one's is 'classification'"):
-        predict(FRAMES, AddsATenth("classification"))
+        predict_frames(FRAMES, AddsATenth("classification"))
     with pytest.raises(UserError, match="Linear has no preprocessing"):
         predict(FRAMES, nn.Linear(1, 1))
 
@@ -146,3 +148,116 @@ def test_a_device_that_is_not_there_is_refused():
 def test_a_checkpoint_that_is_not_there_is_refused():
     with pytest.raises(UserError, match=r"there is no checkpoint nowhere\.pt"):
         predict(FRAMES, "nowhere.pt")
+
+
+class SumsColours(nn.Module):
+    """Its logits are ten times the mean of each colour, as it sees it; the fourth class is the least."""
+
+    model_name = "sums_colours"
+
+    def __init__(self, channels: int = 3, labels: tuple[str, ...] | None = ("red", "green", "blue"), logits: int = 4):
+        super().__init__()
+        self.scale, self.logits = nn.Parameter(torch.tensor(10.0)), logits
+        self.preprocessing = Preprocessing(
+            "classification", (8, 8), channels, (0.5,) * channels, (0.25,) * channels, labels=labels
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[1:] == (self.preprocessing.channels, 8, 8)
+        colours = images.mean(dim=(2, 3)) * self.scale
+        return nn.functional.pad(colours, (0, self.logits - colours.shape[1]), value=-99.0)
+
+
+def coloured(H: int = 20, W: int = 30) -> np.ndarray:
+    """Mostly green, then blue, then red; with a gradient so that resizing matters."""
+    slope = np.linspace(0, 60, W)[None, :, None]
+    return (np.broadcast_to([40, 180, 120], (H, W, 3)) + slope).astype(np.uint8)
+
+
+def test_an_image_gets_its_most_probable_classes_with_names():
+    result = predict(coloured(), SumsColours())
+    assert result.labels == ("green", "blue", "red", "class 3")
+    assert result.indices == (1, 2, 0, 3)
+    assert list(result.probabilities) == sorted(result.probabilities, reverse=True)
+    assert sum(result.probabilities) == pytest.approx(1)
+    assert result.model_name == "sums_colours"
+    assert predict(coloured(), SumsColours(), top_k=2).labels == ("green", "blue")
+
+
+def test_probabilities_are_those_of_the_image_as_evaluation_prepares_it():
+    model = SumsColours()
+    prepared = evaluation_transform(model.preprocessing)(Image.fromarray(coloured()))
+    expected = model(prepared[None])[0].softmax(dim=0).sort(descending=True).values
+    assert list(predict(coloured(), model).probabilities) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_file_an_image_an_array_and_a_tensor_are_the_same(tmp_path):
+    array = coloured()
+    Image.fromarray(array).save(tmp_path / "x.png")
+    expected = predict(tmp_path / "x.png", SumsColours()).probabilities
+    channel_first = np.moveaxis(array, -1, 0)
+    for source in (str(tmp_path / "x.png"), Image.fromarray(array), array, channel_first, torch.from_numpy(array)):
+        assert predict(source, SumsColours()).probabilities == expected
+    for source in (channel_first / 255, torch.from_numpy(channel_first.copy()).float() / 255):
+        assert list(predict(source, SumsColours()).probabilities) == pytest.approx(list(expected), abs=0.02)
+
+
+def test_grey_and_colours_are_made_into_what_the_model_takes():
+    grey = coloured()[..., 0]
+    assert predict(grey, SumsColours()).probabilities[:3] == pytest.approx((1 / 3, 1 / 3, 1 / 3), abs=1e-3)
+    one = SumsColours(channels=1, labels=("bright", "dark"), logits=2)
+    for source in (coloured(), grey, Image.fromarray(coloured()), np.moveaxis(coloured() / 255, -1, 0)):
+        assert predict(source, one).labels[0] == "bright"
+
+
+def test_a_thousand_classes_without_names_are_those_of_imagenet():
+    result = predict(coloured(), SumsColours(labels=None, logits=1000), top_k=1)
+    assert result.labels == ("goldfish, Carassius auratus",)
+
+
+def test_a_classifier_of_another_precision_stays_in_its_mode():
+    model = SumsColours().to(torch.float64).train()
+    assert predict(coloured(), model).labels[0] == "green"
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((2, 3, 8, 8), np.uint8), r"has shape \(2, 3, 8, 8\): an image is \(H, W\)"),
+        (np.zeros((3, 8, 3), np.uint8), r"has shape \(3, 8, 3\)"),
+        (np.zeros((8, 8), np.int32), "holds int32: an image is uint8"),
+        (np.full((8, 8), 1.5), r"floats from 1\.5 to 1\.5, not in \[0, 1\]"),
+        (np.full((8, 8), np.nan), "floats from nan to nan"),
+        ([1, 2], "not from a list"),
+        ("nowhere.png", r"there is no image nowhere\.png"),
+    ],
+)
+def test_what_is_no_image_is_refused(source, message):
+    with pytest.raises(UserError, match=message):
+        predict(source, SumsColours())
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "settings", "message"),
+    [
+        (coloured(), SumsColours(), {"start": 0}, "start=0 is for frame prediction"),
+        (FRAMES, AddsATenth(), {"top_k": 3}, "top_k=3 is for classification"),
+        (coloured(), SumsColours(), {"top_k": 0}, "top_k must be a whole number of at least 1, not 0"),
+    ],
+)
+def test_settings_of_the_other_task_and_impossible_ones_are_refused(source, model, settings, message):
+    with pytest.raises(UserError, match=message):
+        predict(source, model, **settings)
+
+
+def test_classifiers_of_clips_are_refused():
+    with pytest.raises(UserError, match="still images; this one is for clips of 3 frames"):
+        classify(coloured(), AddsATenth("classification"))
+
+
+def test_logits_that_are_not_finite_are_refused():
+    model = SumsColours()
+    model.scale.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite for the array; its weights may be broken"):
+        predict(coloured(), model)

@@ -2,8 +2,10 @@
 
 import errno
 import importlib.util
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import stvit
 from stvit.checkpoint import pack_model, save_checkpoint
 from stvit.checkpoint.layouts import openstl_mixvit
 from stvit.cli import run
-from stvit.engine.predict import Prediction, predict
+from stvit.engine.predict import FramePrediction, predict
 
 TOOL = Path(__file__).parents[2] / "tools" / "predict.py"
 ROWS = {"prediction.npy", "prediction.gif", "strip.png"}
@@ -146,7 +148,7 @@ def test_a_disk_that_fills_up_is_named_by_the_option(folder, tool, monkeypatch):
 
 def test_the_title_says_that_the_error_is_of_clipped_frames(tool):
     frames = np.zeros((2, 1, 4, 4), np.float32)
-    result = Prediction(frames, frames + 0.5, frames[:1], "net")
+    result = FramePrediction(frames, frames + 0.5, frames[:1], "net")
     assert tool.module.title(result, "x.gif", 0) == "net from x.gif, frame 0 on, MSE (clipped) 4.0"
 
 
@@ -161,3 +163,48 @@ def test_the_process_leaves_with_the_status_and_no_traceback(folder):
     words = ["--checkpoint", "gone.pt", "--input", "square.gif", "--output", "out"]
     done = subprocess.run([sys.executable, TOOL, *words], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no checkpoint gone.pt\n")
+
+
+@pytest.fixture(scope="module")
+def classifier(folder):
+    """A checkpoint of an untrained classifier of cats, dogs and emus, and an image."""
+    torch.manual_seed(0)
+    model = stvit.create_model("mvitv2_tiny", depths=[1, 1, 1, 1], width=16, num_classes=3, input_size=[32, 32])
+    model.preprocessing = replace(model.preprocessing, labels=("cat", "dog", "emu"))
+    save_checkpoint(folder / "classifier.pt", pack_model(model))
+    slope = np.linspace(0, 255, 60 * 80 * 3).reshape(60, 80, 3)
+    Image.fromarray(slope.astype(np.uint8)).save(folder / "image.png")
+    return ("--checkpoint", "classifier.pt", "--input", "image.png")
+
+
+def test_a_classifier_s_checkpoint_names_the_classes_of_an_image(folder, tool, classifier):
+    status, out, err = tool(*classifier, "--top-k", 2, "--output", "out/classes")
+    assert (status, err) == (0, "")
+    expected = predict(folder / "image.png", folder / "classifier.pt", top_k=2)
+    assert set(expected.labels) < {"cat", "dog", "emu"}
+    *lines, written = out.splitlines()
+    assert [line.split()[1] for line in lines] == list(expected.labels)
+    assert float(lines[0].split()[0].rstrip("%")) == pytest.approx(100 * expected.probabilities[0], abs=0.01)
+    assert written == "out/classes/prediction.json"
+    content = json.loads((folder / written).read_text())
+    assert (content["input"], tuple(content["labels"])) == ("image.png", expected.labels)
+
+
+def test_classes_need_no_folder_and_frames_do(tool, classifier):
+    status, out, _ = tool(*classifier)
+    assert (status, len(out.splitlines())) == (0, 3)
+    status, _, err = tool("--checkpoint", "small.pt", "--input", "square.gif")
+    assert status == 2
+    assert "--output is missing" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(("--start", 1), "start=1 is for frame prediction"), (("--top-k", 0), "top_k must be"), (("--top-k", "x"), "'x'")],
+)
+def test_a_mistake_about_classification_is_one_line(tool, classifier, words, named):
+    status, _, err = tool(*classifier, *words)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
