@@ -13,7 +13,10 @@ import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
 from stvit.config.defaults import FREE_LISTS, FREE_SUBTREE
+from stvit.config.slowfast_keys import DEFAULTS
 from stvit.errors import UserError, nearest
+
+_MVIT_KEYS = sorted(key for key in DEFAULTS if key.startswith("MVIT."))
 
 PlainValue = None | bool | int | float | str | list["PlainValue"] | dict[str, "PlainValue"]
 
@@ -71,10 +74,13 @@ def read_yaml(path: str, _within: tuple[str, ...] = ()) -> list[Setting]:
 
 def _is_foreign(root: yaml.Node) -> bool:
     """Whether a file has the groups that describe a network for facebookresearch/mvit or SlowFast."""
-    groups = {key.value: value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
-    model = groups.get("MODEL")
-    names = {key.value for key, _ in model.value} if isinstance(model, yaml.MappingNode) else set()
-    return "MVIT" in groups or bool(names & {"ARCH", "MODEL_NAME"})
+    groups = _entries(root)
+    return "MVIT" in groups or not {"ARCH", "MODEL_NAME"}.isdisjoint(_entries(groups.get("MODEL")))
+
+
+def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
 
 
 def _walk(loader: _Loader, node: yaml.Node, prefix: str, path: str, foreign: bool) -> Iterable[Setting]:
@@ -144,7 +150,8 @@ def apply_settings(cfg: CfgNode, settings: Iterable[Setting]) -> dict[str, str]:
         if ".".join(path) == FREE_SUBTREE:
             node[name] = _free_value(setting)
         elif not isinstance(node, CfgNode) or name not in node:
-            raise UserError(f"{setting.place}: no setting is named {setting.key!r}{nearest(setting.key, known)}")
+            names = _MVIT_KEYS if setting.key.startswith("MVIT.") else known
+            raise UserError(f"{setting.place}: no setting is named {setting.key!r}{nearest(setting.key, names)}")
         elif isinstance(node[name], CfgNode):
             if setting.value is not None:  # an empty group in a file is one whose lines are all commented out
                 raise UserError(f"{setting.place}: {setting.key} is a group of settings, not one that has a value")

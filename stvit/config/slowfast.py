@@ -106,8 +106,8 @@ def _is_empty_group(setting: Setting, known: set[str]) -> bool:
 
 def _read(setting: Setting) -> Setting:
     """The setting with its value as plain text, number, list ..., whichever the setting needs."""
-    defaults = DEFAULTS.get(setting.key, ("",) if setting.key in PATHS else ())
-    if isinstance(setting.value, str) and any(isinstance(value, str) for value in defaults):
+    examples = ("",) if setting.key in PATHS else DEFAULTS.get(setting.key) or REFUSED.get(setting.key, ((), ""))[0]
+    if isinstance(setting.value, str) and any(isinstance(value, str) for value in examples):
         return replace(setting, value=str(setting.value))
     return replace(setting, value=_of_kind(setting, _plain(decoded(setting.value))))
 
