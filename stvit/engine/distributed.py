@@ -91,7 +91,7 @@ def join_world(cfg: CfgNode) -> World:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if size > 1:
-        _end_with_launcher()
+        end_with_launcher()
         backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
     return world
@@ -107,7 +107,7 @@ def refuse_missing_gpus(wanted: int) -> None:
         )
 
 
-def _end_with_launcher() -> None:
+def end_with_launcher() -> None:
     """Ask this process to stop, as SIGTERM does, when the stvit that started it is gone without a word (SIGKILL)."""
     if LAUNCHER not in os.environ:
         return  # torchrun's habits are its own

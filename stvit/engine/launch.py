@@ -18,9 +18,9 @@ from stvit.engine.signals import Stopped
 from stvit.engine.steps import Diverged
 from stvit.errors import UserError
 
-# Seconds that processes have to leave after another one of them has failed.
-TIME_TO_LEAVE = 10.0
-# Seconds that a process which fails because another one did waits to be ended before it speaks; see `speak_once`.
+# Seconds that processes have to leave after another one of them has failed, and between two words about it.
+TIME_TO_LEAVE, BETWEEN_WORDS = 10.0, 2.0
+# Seconds that a process which may fail because another one did waits to be ended for it; see `speak_once`.
 TIME_TO_BE_ENDED = 5.0
 
 
@@ -61,33 +61,39 @@ def environment(rank: int, processes: int, port: int) -> dict[str, str]:
 
 def attend(children: Sequence[subprocess.Popen[bytes]], came: Sequence[int]) -> int:
     """Wait for all processes to end, ``came`` being the signals so far; returns the exit status."""
-    failed, told, deadline = -1, 0, float("inf")
-    while any(child.poll() is None for child in children):
-        if failed < 0:
-            failed = next((rank for rank, child in enumerate(children) if child.returncode), -1)
-            if failed >= 0:
-                deadline = time.monotonic() + TIME_TO_LEAVE
-                tell(children, signal.SIGTERM)
+    first: int | None = None  # rank of the first that failed
+    told, said, since = 0, 0, 0.0
+    while None in [child.poll() for child in children]:  # all of them, or those behind one that runs go unnoticed
+        if first is None:
+            first, since = failure(children), time.monotonic()
+        elif time.monotonic() - since > TIME_TO_LEAVE:
+            tell(children, signal.SIGKILL)
+        elif time.monotonic() - since >= said * BETWEEN_WORDS:
+            said += 1
+            tell(children, signal.SIGTERM)
         if told < len(came):
             told += 1
             tell(children, signal.SIGTERM)
-        if time.monotonic() > deadline:
-            tell(children, signal.SIGKILL)
         time.sleep(0.05)
-    if failed < 0:
-        failed = next((rank for rank, child in enumerate(children) if child.returncode), 0)
-    status = children[failed].returncode
+    first = failure(children) if first is None else first
+    if first is None:
+        return 0
+    status = children[first].returncode
     if came and status in (128 + signal.SIGTERM, -signal.SIGTERM):
         return 128 + came[0]
     if status < 0:
-        name = signal.Signals(-status).name
         print(
-            f"error: process {failed} of {len(children)} was ended by {name}, and the others with it; "
-            "the same command goes on from the last checkpoint",
+            f"error: process {first} of {len(children)} was ended by {signal.Signals(-status).name}, and the others "
+            "with it; the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
         return 1
     return status
+
+
+def failure(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """The rank of a process that has failed, if one has."""
+    return next((rank for rank, child in enumerate(children) if child.returncode), None)
 
 
 def tell(children: Sequence[subprocess.Popen[bytes]], signum: int) -> None:
@@ -117,14 +123,14 @@ def note_signals() -> Iterator[list[int]]:
 def speak_once() -> Iterator[None]:
     """Around the work of a process that may be one of several: what ends them all is said by one of them.
 
-    Of a mistake that all see, rank 0 tells; the others wait until their launcher has ended them for it. A process that
-    still runs then was the only one to fail, and tells. So does rank 0 wait when something unforeseen ends it, for the
-    connection to a process that has failed breaks unforeseen.
+    Rank 0 tells at once of a mistake, which all may see; the others wait, until their launcher has ended them for it.
+    One that is still there then was the only one to fail, and tells. Something unforeseen waits longer, for that is
+    how the connection to a process that has failed breaks.
     """
     try:
         yield
     except Exception as error:
-        foreseen = isinstance(error, UserError | OSError | Stopped | Diverged)
-        if is_launched() and not (foreseen and os.environ["RANK"] == "0"):
-            time.sleep(TIME_TO_BE_ENDED)
+        if is_launched() and int(os.environ["WORLD_SIZE"]) > 1:
+            foreseen = isinstance(error, UserError | OSError | Stopped | Diverged)
+            time.sleep(TIME_TO_BE_ENDED * ((not foreseen) + (os.environ["RANK"] != "0")))
         raise

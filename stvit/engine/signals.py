@@ -99,6 +99,12 @@ def stop_on_signals(world: World = ALONE) -> Iterator[StopRequest]:
     before = {s: signal.signal(s, request._handle) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
+    except RuntimeError:
+        if world.size > 1 and request.signum is not None:
+            # Ended because of another process, whose broken connection is no news: leave as asked, without a word.
+            signal.signal(request.signum, signal.SIG_DFL)
+            os.kill(os.getpid(), request.signum)
+        raise
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
