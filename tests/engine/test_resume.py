@@ -6,19 +6,12 @@ forks them, which saves the seconds of importing torch for each.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import torch
 import yaml
-
-from stvit.checkpoint import read_checkpoint
+from main_runs import Blow, Outcome, assert_same_run, server
 
 STEPS, EPOCHS = 8, 2  # optimiser steps an epoch; last.pt is written after steps 4, 8, 12 and 16
 SETTINGS = {
@@ -56,43 +49,19 @@ SETTINGS = {
 }
 
 
-class Blow(NamedTuple):
-    """A signal that the process gets at the n-th call of a function."""
-
-    function: str  # "module:name"
-    call: int
-    signum: int
-
-
-class Outcome(NamedTuple):
-    status: int
-    output: str
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Runs the minute configuration in a process of its own."""
     folder = tmp_path_factory.mktemp("resume")
     (folder / "run.yaml").write_text(yaml.safe_dump({**SETTINGS, "DATA": {"CACHE_DIR": str(folder / "cache")}}))
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("process_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
-    def run(output: Path, *settings: str, blow: Blow | None = None) -> Outcome:
-        log = output.with_suffix(".log")
-        arguments = ["--cfg", str(folder / "run.yaml"), "OUTPUT_DIR", str(output), *settings]
-        server.stdin.write(json.dumps({"arguments": arguments, "log": str(log), "blow": blow}) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return Outcome(status, log.read_text())
+    with server() as runs:
 
-    yield run
-    server.stdin.close()
-    assert server.wait(60) == 0
+        def run(output: Path, *settings: str, blow: Blow | None = None) -> Outcome:
+            arguments = ["--cfg", str(folder / "run.yaml"), "OUTPUT_DIR", str(output), *settings]
+            return runs.run(arguments, output.with_suffix(".log"), blow)
+
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -101,32 +70,6 @@ def uninterrupted(start, tmp_path_factory):
     outcome = start(output)
     assert outcome.status == 0, outcome.output
     return output
-
-
-def equal_bits(a: object, b: object) -> bool:
-    """Whether two trees of tensors and plain values are the same, bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(equal_bits(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal_bits, a, b))
-    return a == b
-
-
-def figures(output: Path) -> list[dict[str, object]]:
-    """metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("frames_per_s", "data_wait")} for line in lines]
-
-
-def assert_same_run(output: Path, reference: Path) -> None:
-    for name in ("last.pt", "best.pt"):
-        ours, theirs = read_checkpoint(output / "checkpoints" / name), read_checkpoint(reference / "checkpoints" / name)
-        for entry in theirs.keys() - {"config", "metrics_bytes", "seconds"}:  # the folder's name; the clock
-            assert equal_bits(ours[entry], theirs[entry]), f"{name} differs in {entry}"
-    assert figures(output) == figures(reference)
-    assert {p.name for p in (output / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
 
 
 STEP = "stvit.engine.train:training_step"

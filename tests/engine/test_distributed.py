@@ -1,0 +1,183 @@
+"""Several processes are one run: the same losses, one set of files, one voice, one end."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from main_runs import Blow, assert_same_run, equal_bits, figures, server
+
+from stvit.checkpoint import read_checkpoint
+
+STEPS, EPOCHS = 4, 2  # optimiser steps an epoch
+SETTINGS = {
+    "MODEL": {
+        "NAME": "mixvit_predictor",
+        "FROZEN_BN": True,  # one process's statistics are those of another batch
+        "ARGS": {
+            "hidden_spatial": 4,
+            "hidden_translator": 16,
+            "encoder_depth": 2,
+            "translator_depth": 1,
+            "window": [2, 2],
+            "dim_head": 4,
+            "channel_heads": 4,
+            "drop_path": 0.0,
+            "first_drop_path": 0.0,
+        },
+    },
+    "MOVING_MNIST": {
+        "DIGITS": "sklearn",
+        "NUM_DIGITS": [1],
+        "IMAGE_SIZE": 12,
+        "DIGIT_SIZE": 8,
+        "FRAMES_IN": 2,
+        "FRAMES_OUT": 2,
+        "TRAIN_SEQUENCES": 6 * 2 * STEPS + 5,  # the rest fills no step
+        "VAL_SEQUENCES": 7,  # two or three processes have unequal parts of them
+        "TEST_SEQUENCES": 5,
+    },
+    "TRAIN": {"BATCH_SIZE": 6, "ACCUMULATE_STEPS": 2, "CHECKPOINT_STEPS": 2},
+    "SOLVER": {"MAX_EPOCH": EPOCHS, "EMA_DECAY": 0.9, "BASE_LR": 1e-3, "CLIP_GRAD_L2NORM": 0.5},
+    "TEST": {"BATCH_SIZE": 4},
+    "DATA_LOADER": {"NUM_WORKERS": 0},
+    "NUM_GPUS": 0,
+    "LOG_PERIOD": 1,
+}
+NO_TEST = ("TEST.ENABLE", "False")
+# Random numbers at every step, and batch statistics of each process's own.
+NOISE = ("MODEL.FROZEN_BN", "False", "MODEL.ARGS.drop_path", "0.3", "MODEL.ARGS.first_drop_path", "0.3", *NO_TEST)
+STEP = "stvit.engine.train:training_step"
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def start(runs, tmp_path_factory):
+    """Runs the minute configuration in one process or in several."""
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "run.yaml").write_text(yaml.safe_dump({**SETTINGS, "DATA": {"CACHE_DIR": str(folder / "cache")}}))
+
+    def run(output, *settings, processes=1, blow=None):
+        arguments = ["--cfg", str(folder / "run.yaml"), "OUTPUT_DIR", str(output), *settings]
+        return runs.run(arguments, output.with_suffix(".log"), blow, processes)
+
+    return run
+
+
+def finished(outcome, output):
+    assert outcome.status == 0, outcome.output
+    return output
+
+
+@pytest.fixture(scope="module")
+def alone(start, tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone") / "run"
+    return finished(start(output), output)
+
+
+def assert_same_figures(output, reference):
+    ours, theirs = figures(output), figures(reference)
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.pop("kind") == other.pop("kind")
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_have_the_losses_of_one_with_the_same_batch(start, alone, tmp_path, processes):
+    output = tmp_path / "run"
+    finished(start(output, processes=processes), output)
+    assert_same_figures(output, alone)  # losses, gradient norms, learning rates, validation
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = (read_checkpoint(folder / "checkpoints" / name) for folder in (output, alone))
+        for part in ("state_dict", "ema"):
+            for key, value in theirs[part].items():
+                torch.testing.assert_close(ours[part][key], value, rtol=1e-3, atol=1e-5, msg=key)
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (output, alone))
+    mean, expected = (found["methods"]["mixvit_predictor"]["mean"] for found in (ours, theirs))
+    assert mean == pytest.approx(expected, rel=1e-4)
+    assert ours["sequences"] == theirs["sequences"] == 5
+
+
+def test_a_run_goes_on_with_another_number_of_processes(start, alone, tmp_path):
+    output = tmp_path / "run"
+    for processes, at in ((2, 3), (1, 2)):
+        stopped = start(output, processes=processes, blow=Blow(STEP, at, signal.SIGTERM))
+        assert stopped.status == 143, stopped.output
+    finished(start(output, processes=3), output)
+    assert_same_figures(output, alone)
+
+
+@pytest.fixture(scope="module")
+def noisy(start, tmp_path_factory):
+    output = tmp_path_factory.mktemp("noisy") / "run"
+    return finished(start(output, *NOISE, processes=2), output)
+
+
+@pytest.mark.parametrize(
+    ("blow", "status"),
+    [
+        (Blow(STEP, 3, signal.SIGTERM), 143),
+        (Blow(STEP, STEPS, signal.SIGINT, rank=1), 130),  # the other process hears of it
+        (Blow(STEP, STEPS + 2, signal.SIGKILL), -9),
+        (Blow(STEP, 4, signal.SIGKILL, rank=1), -9),
+        (Blow("torch:save", 2, signal.SIGKILL), -9),
+    ],
+    ids=lambda v: f"rank {v.rank}-{v.call}-{v.signum.name}" if isinstance(v, Blow) else "",
+)
+def test_a_run_of_two_that_is_killed_and_resumed_ends_with_the_same_bits(start, noisy, tmp_path, blow, status):
+    output = tmp_path / "run"
+    killed = start(output, *NOISE, processes=2, blow=blow)
+    assert killed.status == status, killed.output
+    assert "Traceback" not in killed.output
+    if status > 0:
+        said = [line for line in killed.output.splitlines() if line.startswith("stopped after step")]
+        assert len(said) == 1
+        assert f"stopped after step {blow.call} of {STEPS * EPOCHS}" in said[0]
+    finished(start(output, *NOISE, processes=2), output)
+    assert_same_run(output, noisy)
+
+
+def test_every_process_has_random_numbers_of_its_own(noisy, alone):
+    saved = read_checkpoint(noisy / "checkpoints" / "last.pt")
+    (other,) = saved["rng_of_other_ranks"]
+    for generator in ("python", "numpy", "torch"):
+        assert not equal_bits(saved["rng"][generator], other[generator]), generator
+    assert "rng_of_other_ranks" not in read_checkpoint(alone / "checkpoints" / "last.pt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "said"),
+    [
+        (("TRAIN.BATCH_SIZE", "7"), 2, "TRAIN.BATCH_SIZE is 7"),
+        (("TRAIN.BATCHSIZE", "7"), 2, "'TRAIN.BATCH_SIZE'"),
+        (("BN.NORM_TYPE", "sync_batchnorm", "MODEL.FROZEN_BN", "False"), 2, "on the CPU use MODEL.FROZEN_BN True"),
+        (("SOLVER.BASE_LR", "1e30"), 1, "training diverged at epoch 1, step"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_ends_all_processes_is_said_once(start, tmp_path, settings, status, said):
+    outcome = start(tmp_path / "run", *settings, processes=2)
+    assert outcome.status == status, outcome.output
+    (line,) = [line for line in outcome.output.splitlines() if not line.startswith(("note: ", "epoch "))]
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_a_run_says_how_its_batches_are_shared_and_normalised(start, tmp_path):
+    (shared,) = notes(start(tmp_path / "frozen", *NO_TEST, processes=2, blow=Blow(STEP, 1, signal.SIGKILL)))
+    assert "2 processes take 3 of each TRAIN.BATCH_SIZE 6 samples" in shared
+    _, own = notes(start(tmp_path / "noisy", *NOISE, processes=2, blow=Blow(STEP, 1, signal.SIGKILL)))
+    assert "BatchNorm" in own
+
+
+def notes(outcome):
+    return [line for line in outcome.output.splitlines() if line.startswith("note: ")]
