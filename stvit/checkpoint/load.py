@@ -14,9 +14,9 @@ from stvit.backbones.base import FeatureMaps
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint import fetch
 from stvit.checkpoint.fit import fit, head_names, model_title
-from stvit.checkpoint.layouts import Layout, detect
+from stvit.checkpoint.layouts import Layout, detect, mvit
 from stvit.checkpoint.reader import read_checkpoint
-from stvit.checkpoint.recognise import registered_name
+from stvit.checkpoint.recognise import key_strides, registered_name
 from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
@@ -88,6 +88,7 @@ def load_into(
     )
     if inflated is None:
         refuse_other_settings(checkpoint, network, subject)
+        _refuse_other_key_stride(found.weights, network, subject)
     network.load_state_dict(fitted.weights, strict=False)  # strictness is fit's, which also names the new head
     report = LoadReport(
         source=name,
@@ -163,11 +164,11 @@ def in_our_layout(
     """
     best, expected = weights, network.state_dict().keys() if network is not None else {}.keys()
     for candidate in without_prefixes(weights, lightning="pytorch-lightning_version" in checkpoint):
-        if layout := detect(candidate, checkpoint.keys()):
+        layout = detect(candidate, checkpoint.keys())
+        # A module of the other library's own takes its weights as they are.
+        if layout and (candidate.keys() != expected or layout.NAME == mvit.NAME):
             found = _converted(candidate, layout, network, name)
-            # A module of the other library's own takes its weights as they are.
-            if candidate.keys() != expected or found.weights.keys() == expected:
-                return dataclasses.replace(found, dropped=_left_out(weights, candidate) + found.dropped)
+            return dataclasses.replace(found, dropped=_left_out(weights, candidate) + found.dropped)
         if len(expected & candidate.keys()) > len(expected & best.keys()) or not expected:
             best = candidate
     return Found(best, NATIVE, (), _left_out(weights, best))
@@ -199,6 +200,16 @@ def _described(checkpoint: Mapping[str, object], found: Found) -> str:
         return f"of model {header['name']}"
     recognised = registered_name(found.weights)
     return f"layout {found.layout}{f', of {recognised}' if recognised else ''}"
+
+
+def _refuse_other_key_stride(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> None:
+    """Refuse weights of a network whose keys stride otherwise: only tables of positions show it, and these are resized."""
+    spec, possible = getattr(network, "spec", None), key_strides(weights)
+    if isinstance(spec, MViTSpec) and possible and spec.kv_stride[-1] not in possible:
+        raise UserError(
+            f"{subject} does not fit {model_title(network)}: its keys stride by {possible[0]} in the first stage "
+            f"and the model's by {spec.kv_stride[-1]}; create the model with its kv_stride"
+        )
 
 
 @dataclass(frozen=True)

@@ -89,15 +89,28 @@ def _grid(weights: Mapping[str, Tensor], ndim: int) -> tuple[int, ...]:
     return tuple((weights[f"blocks.0.attn.rel_pos_{axis}"].shape[0] + 1) // 2 for axis in axes)
 
 
-def _key_stride(weights: Mapping[str, Tensor], depths: tuple[int, ...], side: int) -> int:
-    """The first stage's stride of keys in space; the published one where tables do not tell or there are none.
+def key_strides(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The first stage's strides of keys in space that the lengths of position tables allow, published ones first.
 
-    Several strides may give tables of the same lengths.
+    Empty where no stride gives these lengths, or where there are no tables.
     """
+    told = mvit_spec(weights)
+    if told is None or not told.relative_position:
+        return ()
+    return _possible_key_strides(weights, told.depths, told.input_size[-1] // told.patch_stride[-1])
+
+
+def _possible_key_strides(weights: Mapping[str, Tensor], depths: tuple[int, ...], side: int) -> tuple[int, ...]:
     strides = _KEY_STRIDES[weights["patch_embed.proj.weight"].ndim - 2]
     tables = (weights.get(f"blocks.{i}.attn.rel_pos_w") for i in range(sum(depths)))
     stored = [len(table) for table in tables if table is not None]
-    return next((stride for stride in strides if _table_rows(depths, side, stride) == stored), strides[0])
+    return tuple(stride for stride in strides if _table_rows(depths, side, stride) == stored)
+
+
+def _key_stride(weights: Mapping[str, Tensor], depths: tuple[int, ...], side: int) -> int:
+    """One of the possible ones, or the published one where tables do not tell."""
+    published = _KEY_STRIDES[weights["patch_embed.proj.weight"].ndim - 2][:1]
+    return (_possible_key_strides(weights, depths, side) or published)[0]
 
 
 def _table_rows(depths: tuple[int, ...], side: int, key_stride: int) -> list[int]:

@@ -69,6 +69,16 @@ def test_an_image_file_of_another_variant_is_refused_by_a_video_network_with_bot
     assert "\n" not in str(error.value)
 
 
+def test_a_variant_that_differs_in_the_stride_of_its_keys_alone_is_refused() -> None:
+    """Sizes of weights do not tell them apart, but for tables of positions, which could be resized."""
+    source, model = clip("mvitv2_base_32x3"), clip("mvitv2_base_in21k_16f")
+    before = copy_of(model)
+    said = r"does not fit mvitv2_base_in21k_16f: its keys stride by 8 in the first stage and the model's by 4"
+    with pytest.raises(UserError, match=said):
+        load_checkpoint(model, source.state_dict())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_another_number_of_classes_is_named_with_the_way_out_and_taken_by_request() -> None:
     source, model = image(num_classes=7), image()
     said = r"it has 7 classes and the model 5: allow_new_head=True keeps the model's head"

@@ -14,7 +14,7 @@ import stvit
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.checkpoint import load_checkpoint
 from stvit.checkpoint.layouts import LAYOUTS, detect, mmaction2, mmpretrain, mvit, timm_mvit, torchvision_mvit
-from stvit.checkpoint.recognise import mvit_spec, registered_name
+from stvit.checkpoint.recognise import key_strides, mvit_spec, registered_name
 from stvit.errors import UserError
 from stvit.registry import model_spec
 
@@ -179,6 +179,14 @@ def test_a_row_is_recognised_with_other_classes_and_input_size() -> None:
     assert registered_name(weights) == "mvitv2_large"
     assert registered_name(small("mvitv2_tiny")) is None
     assert mvit_spec({"patch_embed.proj.weight": torch.ones(4, 3, 7, 7)}) is None
+
+
+@pytest.mark.parametrize("size", [(16, 200, 232), (8, 250, 250), (5, 97, 97)])
+@pytest.mark.parametrize("stride", [4, 8])
+def test_the_stride_of_keys_is_told_at_sizes_that_do_not_divide(size: tuple[int, int, int], stride: int) -> None:
+    weights = shapes("mvitv2_small_16x4", input_size=size, kv_stride=(1, stride, stride))
+    assert stride in key_strides(weights)
+    assert (12 - stride) not in key_strides(weights)
 
 
 def test_absolute_positions_tell_their_row_too() -> None:
