@@ -206,7 +206,7 @@ def _check_classification(cfg: CfgNode, refuse: Refuse) -> None:
     mixup = cfg.MIXUP
     if mixup.ENABLE and mixup.PROB and not (mixup.ALPHA or mixup.CUTMIX_ALPHA):
         refuse("MIXUP.ENABLE", "MIXUP.ALPHA and MIXUP.CUTMIX_ALPHA are both 0: there is nothing to mix by")
-    if cfg.TRAIN.ENABLE and mixup.ENABLE and mixup.PROB and cfg.TRAIN.BATCH_SIZE % 2:
+    if cfg.TRAIN.ENABLE and mixup.ENABLE and mixup.PROB and cfg.TRAIN.BATCH_SIZE * cfg.AUG.NUM_SAMPLE % 2:
         refuse("TRAIN.BATCH_SIZE", "images are mixed in pairs: it must be even, or MIXUP.ENABLE False")
 
 

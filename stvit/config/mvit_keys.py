@@ -50,13 +50,11 @@ def mvit_spec_from_keys(values: Mapping[str, object], refuse: Refuse) -> tuple[s
 
 
 def nearest_row(fields: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    """The row that needs the fewest of the fields to be this network, for grids of as many axes; and those fields."""
+    """The row nearest to these fields, for grids of as many axes, and those that make it this network."""
     axes = len(_tuple(fields["input_size"]))
-    differing = {
-        name: _difference(row, fields, free=True) for name, row in _rows().items() if len(row.input_size) == axes
-    }
-    name = min(differing, key=lambda name: len(differing[name]))
-    return name, differing[name]
+    rows = {name: row for name, row in _rows().items() if len(row.input_size) == axes}
+    name = min(rows, key=lambda name: len(_difference(rows[name], fields, free=False)))
+    return name, _difference(rows[name], fields, free=True)
 
 
 def _rows() -> dict[str, MViTSpec]:

@@ -21,6 +21,7 @@ from stvit.config.slowfast_keys import (
     KNOWN,
     LEFTOVER,
     MVIT,
+    NOTHING,
     ONLY_MVIT,
     ONLY_SLOWFAST,
     PATHS,
@@ -108,13 +109,17 @@ def _read(setting: Setting) -> Setting:
     """The setting with its value as plain text, number, list ..., whichever the setting needs."""
     examples = ("",) if setting.key in PATHS else DEFAULTS.get(setting.key) or REFUSED.get(setting.key, ((), ""))[0]
     if isinstance(setting.value, str) and any(isinstance(value, str) for value in examples):
-        return replace(setting, value=str(setting.value))
-    return replace(setting, value=_of_kind(setting, _plain(decoded(setting.value))))
+        value: object = str(setting.value)
+    else:
+        value = _plain(decoded(setting.value))
+    if setting.key in NOTHING and value in (None, "None"):
+        value = NOTHING[setting.key]
+    return replace(setting, value=_of_kind(setting, value))
 
 
 def _plain(value: object) -> object:
-    """Their lists are sometimes written as Python's: ``(3, 7, 7)``, which YAML reads as text."""
-    if isinstance(value, str) and value.startswith(("(", "[")):
+    """Their files may hold Python's ``(3, 7, 7)`` and ``None``, which YAML reads as text."""
+    if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -163,8 +168,6 @@ def _of_kind(setting: Setting, value: object) -> object:
     kinds = {type(v) for v in defaults}
     if setting.key in ("MVIT.POOL_KVQ_KERNEL", "MVIT.POOL_KV_STRIDE_ADAPTIVE"):
         kinds.add(list)
-    if setting.key == "SOLVER.CLIP_GRAD_L2NORM":
-        kinds.add(float)
     if not kinds or type(value) in kinds:
         return value
     if float in kinds and type(value) is int:
@@ -283,12 +286,6 @@ def _warmup(translation: _Translation) -> None:
         translation.say("SOLVER.WARMUP_START_LR", 0.0, "SOLVER.WARMUP_EPOCHS")
 
 
-def _clipping(translation: _Translation) -> None:
-    limit = translation.value("SOLVER.CLIP_GRAD_L2NORM")
-    theirs = translation.theirs
-    theirs["SOLVER.CLIP_GRAD_L2NORM"] = replace(theirs["SOLVER.CLIP_GRAD_L2NORM"], value=limit or 0.0)
-
-
 def _machines(translation: _Translation) -> None:
     """They count the batch of one machine; here it is that of the whole run."""
     machines = translation.value("NUM_SHARDS")
@@ -326,7 +323,6 @@ _RULES: dict[str, Callable[[_Translation], None]] = {
     "AUG.ENABLE": _augmentation,
     "MIXUP.ENABLE": _mixing,
     "TRAIN.MIXED_PRECISION": _precision,
-    "SOLVER.CLIP_GRAD_L2NORM": _clipping,
     "NUM_SHARDS": _machines,
     "SOLVER.WARMUP_EPOCHS": _warmup,
     "DATA.IN_VAL_CROP_RATIO": _crop_ratio,

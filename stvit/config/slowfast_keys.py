@@ -29,7 +29,7 @@ def _group(name: str, settings: Mapping[str, tuple[object, object]]) -> dict[str
     return {f"{name}.{key}": values for key, values in settings.items()}
 
 
-# The default of each setting that counts here: (mvit's, SlowFast's).
+# The default of each setting that counts here: (mvit's, SlowFast's); for None see NOTHING.
 DEFAULTS: dict[str, tuple[object, object]] = {
     "LOG_PERIOD": (10, 10),
     "NUM_GPUS": (8, 1),
@@ -122,7 +122,7 @@ DEFAULTS: dict[str, tuple[object, object]] = {
             "WARMUP_START_LR": (1e-8, 0.01),
             "WEIGHT_DECAY": (0.05, 1e-4),
             "ZERO_WD_1D_PARAM": (True, False),
-            **_both(BASE_LR_SCALE_NUM_SHARDS=False, CLIP_GRAD_L2NORM=None, DAMPENING=0.0, LAYER_DECAY=1.0),
+            **_both(BASE_LR_SCALE_NUM_SHARDS=False, CLIP_GRAD_L2NORM=0.0, DAMPENING=0.0, LAYER_DECAY=1.0),
             **_both(LR_POLICY="cosine", MAX_EPOCH=300, MOMENTUM=0.9, NESTEROV=True, OPTIMIZING_METHOD="sgd"),
         },
     ),
@@ -137,6 +137,9 @@ DEFAULTS: dict[str, tuple[object, object]] = {
         },
     ),
 }
+
+# Where they may write None for nothing, and what nothing is here.
+NOTHING: dict[str, object] = {"AUG.AA_TYPE": "", "AUG.COLOR_JITTER": 0.0, "SOLVER.CLIP_GRAD_L2NORM": 0.0}
 
 # Paths, which have the same default everywhere: none.
 PATHS = frozenset({"DATA.PATH_TO_DATA_DIR", "TEST.CHECKPOINT_FILE_PATH", "TRAIN.CHECKPOINT_FILE_PATH"})

@@ -372,6 +372,7 @@ def test_a_line_with_too_few_spaces_is_refused_with_its_place(tmp_path):
         ("MVIT.POOL_Q_STRIDE", 3),
         ("MVIT.EMBED_DIM", 96.5),
         ("SOLVER.CLIP_GRAD_L2NORM", "much"),
+        ("MVIT.NORM", None),
     ],
 )
 def test_a_value_of_another_type_is_refused(tmp_path, key, value):
@@ -379,6 +380,15 @@ def test_a_value_of_another_type_is_refused(tmp_path, key, value):
     group, name = key.split(".")
     content[group][name] = value  # type: ignore[index]
     assert f"{key} must be of the kind of " in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize("none", [None, "None"])
+def test_none_is_no_augmentation_and_no_clipping(tmp_path, none):
+    content = slowfast("S", 16, 224)
+    content["AUG"] = {"ENABLE": True, "COLOR_JITTER": none, "AA_TYPE": none}
+    content["SOLVER"] = {"CLIP_GRAD_L2NORM": none}
+    cfg = load(tmp_path, content)
+    assert (cfg.AUG.COLOR_JITTER, cfg.AUG.AA_TYPE, cfg.SOLVER.CLIP_GRAD_L2NORM) == (0.0, "", 0.0)
 
 
 def test_empty_groups_of_theirs_change_nothing(tmp_path, capsys):
