@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,6 +37,8 @@ LAUNCHER = "STVIT_LAUNCHER"
 # How long a process waits for the others: rank 0 makes data sets and evaluates alone. One that has ended is noticed
 # by its closed connection, long before.
 PATIENCE = timedelta(hours=12)
+# How long a process looks for the others at the start.
+TIME_TO_MEET = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def join_world(cfg: CfgNode) -> World:
     Raises:
         UserError: more GPUs are asked for than torch sees or than processes were started, or TRAIN.BATCH_SIZE cannot
             be divided.
+        ConnectionError: the other processes are not there.
     """
     refuse_missing_gpus(cfg.NUM_GPUS)
     if not is_launched():
@@ -92,9 +96,19 @@ def join_world(cfg: CfgNode) -> World:
         torch.cuda.set_device(world.device)
     if size > 1:
         end_with_launcher()
-        backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+        _meet(world)
     return world
+
+
+def _meet(world: World) -> None:
+    """Connect the processes; the address and the port of their meeting place are in the environment."""
+    try:
+        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=TIME_TO_MEET))
+    except RuntimeError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConnectionError(f"the {world.size} processes of the run did not meet at {place}: {error}") from error
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
 
 
 def refuse_missing_gpus(wanted: int) -> None:

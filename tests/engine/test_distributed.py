@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +16,9 @@ import yaml
 from main_runs import Blow, assert_same_run, equal_bits, figures, server
 
 from stvit.checkpoint import read_checkpoint
+from stvit.engine.launch import launch
 
+TOOL = Path(__file__).parents[2] / "tools" / "main.py"
 STEPS, EPOCHS = 4, 2  # optimiser steps an epoch
 SETTINGS = {
     "MODEL": {
@@ -65,10 +72,13 @@ def start(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     (folder / "run.yaml").write_text(yaml.safe_dump({**SETTINGS, "DATA": {"CACHE_DIR": str(folder / "cache")}}))
 
-    def run(output, *settings, processes=1, blow=None):
-        arguments = ["--cfg", str(folder / "run.yaml"), "OUTPUT_DIR", str(output), *settings]
-        return runs.run(arguments, output.with_suffix(".log"), blow, processes)
+    def arguments(output, *settings):
+        return ["--cfg", str(folder / "run.yaml"), "OUTPUT_DIR", str(output), *settings]
 
+    def run(output, *settings, processes=1, blow=None):
+        return runs.run(arguments(output, *settings), output.with_suffix(".log"), blow, processes)
+
+    run.arguments = arguments
     return run
 
 
@@ -181,3 +191,45 @@ def test_a_run_says_how_its_batches_are_shared_and_normalised(start, tmp_path):
 
 def notes(outcome):
     return [line for line in outcome.output.splitlines() if line.startswith("note: ")]
+
+
+KILLED = """
+import os, runpy, signal
+import stvit.engine.train as train
+step, calls = train.training_step, iter(range(1, 100))
+def armed(*arguments):
+    if os.environ["RANK"] == "1" and next(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*arguments)
+train.training_step = armed
+runpy.run_path("{tool}", run_name="__main__")
+"""
+
+
+def test_a_process_that_is_killed_ends_a_run_that_stvit_started_in_one_line(start, tmp_path, capfd):
+    script, output = tmp_path / "killed.py", tmp_path / "run"
+    script.write_text(KILLED.format(tool=TOOL))
+    begun = time.monotonic()
+    status = launch([sys.executable, str(script), *start.arguments(output)], processes=2)
+    error = capfd.readouterr().err
+    assert status == 1
+    assert error.startswith("error: process 1 of 2 was ended by SIGKILL")
+    assert error.count("\n") == 1
+    assert time.monotonic() - begun < 120
+    assert read_checkpoint(output / "checkpoints" / "last.pt")["step"] == 2
+
+
+def test_torchrun_starts_the_same_run(start, alone, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TOOL)]
+    done = subprocess.run(
+        [*command, *start.arguments(output)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_figures(output, alone)
+    assert done.stdout.count("epoch 1/2 step 1/4") == 1

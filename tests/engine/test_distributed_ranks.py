@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from main_runs import server
 from torch import nn
 
 from stvit.config import load_config
+from stvit.engine import distributed
 from stvit.engine.distributed import (
     ALONE,
     PLACE,
@@ -212,3 +214,11 @@ def test_a_single_process_does_not_pretend_to_be_several(gpus):
 def test_one_process_of_torchrun_is_a_single_process(gpus):
     gpus(seen=0, processes=1)
     assert join_world(load_config(None, ["NUM_GPUS", "0"])) == ALONE
+
+
+def test_processes_that_never_come_are_one_line_and_not_waited_for_for_ever(gpus, monkeypatch):
+    gpus(seen=0, processes=2)
+    monkeypatch.setenv("RANK", "1")  # of rank 0 there is no trace
+    monkeypatch.setattr(distributed, "TIME_TO_MEET", timedelta(seconds=1))
+    with pytest.raises(ConnectionError, match=r"the 2 processes of the run did not meet at 127\.0\.0\.1:1"):
+        join_world(load_config(None, ["NUM_GPUS", "0"]))

@@ -75,6 +75,32 @@ def test_a_mistake_is_one_line_and_status_2(main, capsys, config, arguments, nam
     assert named in line
 
 
+def test_several_gpus_start_the_same_command_as_several_processes(main, config, monkeypatch):
+    started = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("stvit.engine.launch.launch", lambda command, processes: started.append((command, processes)))
+    words = ["--cfg", config, "NUM_GPUS", "2"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert started == [([sys.executable, str(TOOL), *words], 2)]
+
+
+def test_more_gpus_than_there_are_is_one_line_that_names_both_numbers(main, capsys, config, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    status, line = mistake(main, capsys, "--cfg", config, "NUM_GPUS", "2")
+    assert status == 2
+    assert "NUM_GPUS is 2, but torch sees 1 CUDA device" in line
+
+
+def test_a_batch_that_cannot_be_divided_among_the_gpus_is_found_before_any_process_starts(main, capsys, config):
+    status, line = mistake(main, capsys, "--cfg", config, "NUM_GPUS", "3")
+    assert status == 2
+    assert "TRAIN.BATCH_SIZE is 4" in line
+    assert "NUM_GPUS 3" in line
+
+
 def test_without_a_config_the_way_to_help_is_shown(main, capsys):
     status, line = mistake(main, capsys)
     assert status == 2
