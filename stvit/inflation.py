@@ -8,29 +8,25 @@ raised by log(T), so that T copies of the image do not outvote it. ``docs/inflat
 The rule ``mean`` (Carreira & Zisserman, "Quo Vadis, Action Recognition?", CVPR 2017: repeat in time and divide by the
 kernel's length) breaks the law: at the ends of a clip part of the kernel falls on zero padding.
 
-A kind of backbone joins by a row in ``_FAMILIES``.
+What each kind of backbone needs stands in :mod:`stvit.inflation_rules`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
 from torch import Tensor
 
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.errors import UserError, nearest
-from stvit.layers.decomposed_position import resize_table
+from stvit.inflation_rules import FAMILIES, RULES, Family, Rule
 from stvit.model import Model
 from stvit.registry import create_model, list_models, model_spec
 
-Rule = Literal["centre", "mean"]
-RULES: tuple[Rule, ...] = get_args(Rule)
+_IMAGE_KV_STRIDE = (4, 4)  # of every published image network; the published video networks have 8
 _SHOWN = 3  # names of each kind in the printed table
 
 
@@ -157,16 +153,56 @@ def inflate(model2d: Model, frames: int, *, rule: Rule = "centre", **overrides: 
     if not isinstance(model2d, MViT):
         raise UserError(f"a {type(model2d).__name__} cannot be inflated: give an image network ({_known()})")
     _check_rule(rule)
-    spec2d = dataclasses.replace(model2d.spec, num_classes=model2d.num_classes)  # the head may have been replaced
-    model3d = _network(getattr(model2d, "model_name", ""), inflate_spec(spec2d, frames), overrides)
-    weights = model2d.state_dict()
-    inflated = inflate_state_dict(weights, spec2d, model3d.spec, rule=rule, base=model3d.state_dict())
-    model3d.load_state_dict(inflated.state_dict)
-    if described := getattr(model2d, "preprocessing", None):
-        height, width = model3d.spec.input_size[-2:]
-        model3d.preprocessing = dataclasses.replace(described, frames=frames, input_size=(height, width))
-    sample = next(iter(weights.values()))
+    model3d = video_network(model2d, frames, **overrides)
+    inflate_into(model3d, model2d, rule=rule)
+    sample = next(model2d.parameters())
     return model3d.to(sample.device, sample.dtype).train(model2d.training)
+
+
+def video_network(model2d: MViT, frames: int, **overrides: object) -> MViT:
+    """The network that :func:`inflate` returns, still with fresh weights.
+
+    It is registered as the image network is, with ``_16f`` after the name, where that row exists.
+    """
+    spec, name = inflate_spec(_row(model2d), frames), f"{getattr(model2d, 'model_name', '')}_16f"
+    if name not in list_models():
+        return _family(spec).network(dataclasses.replace(spec, **overrides))  # type: ignore[arg-type]
+    row = model_spec(name)
+    settings = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    own = {key: value for key, value in settings.items() if value != getattr(row, key)}
+    model = create_model(name, **{**own, **overrides})
+    assert isinstance(model, MViT)
+    return model
+
+
+def inflate_into(model3d: MViT, model2d: MViT, *, rule: Rule = "centre") -> Inflated:
+    """Give a video network, also a published one, the weights of an image network and its way with pixels.
+
+    Args:
+        model3d: changed in place: all weights that have a counterpart, and of its preprocessing what concerns pixels
+            (mean, standard deviation, interpolation, crop) and, where the classes stay, their labels.
+        model2d: an image network of the same depths and width.
+        rule: how convolutions grow in time, see :func:`inflate_state_dict`.
+
+    Returns:
+        What became of every weight, and which guarantees hold.
+
+    Raises:
+        UserError: as :func:`inflate_state_dict`.
+    """
+    spec2d, spec3d = _row(model2d), _row(model3d)
+    inflated = inflate_state_dict(model2d.state_dict(), spec2d, spec3d, rule=rule, base=model3d.state_dict())
+    model3d.load_state_dict(inflated.state_dict)
+    if image := getattr(model2d, "preprocessing", None):
+        frames, height, width = spec3d.input_size
+        model3d.preprocessing = dataclasses.replace(
+            getattr(model3d, "preprocessing", image),
+            **{name: getattr(image, name) for name in ("mean", "std", "interpolation", "crop_fraction")},
+            labels=image.labels if spec2d.num_classes == spec3d.num_classes else None,
+            input_size=(height, width),
+            frames=frames,
+        )
+    return inflated
 
 
 def image_spec(weights: Mapping[str, Tensor], spec3d: MViTSpec) -> MViTSpec:
@@ -200,150 +236,25 @@ def image_spec(weights: Mapping[str, Tensor], spec3d: MViTSpec) -> MViTSpec:
     return candidate
 
 
-def inflate_kernel(weight: Tensor, length: int, rule: Rule) -> Tensor:
-    """A convolution's kernel ``(out, in, kh, kw)`` as ``(out, in, length, kh, kw)``.
-
-    ``centre``: the kernel on the middle frame, zero on the others. ``mean``: a ``length``-th of it on every frame.
-    """
-    if rule == "mean":
-        return repeat(weight / length, "o i h w -> o i t h w", t=length)
-    kernel = weight.new_zeros(*weight.shape[:2], length, *weight.shape[2:])
-    kernel[:, :, length // 2] = weight
-    return kernel
-
-
-# ---- MViTv2 -------------------------------------------------------------------------------------------------------
-
-_IMAGE_KV_STRIDE = (4, 4)  # of every published image network; the published video networks have 8
-_STRUCTURE = ("depths", "width", "heads", "mlp_ratio", "in_channels")  # unlike in these, nothing could be carried over
-_IRRELEVANT = {"drop_path", "head_dropout", "num_classes", "head_pooling", "balance_class_token", "input_size"}
-_WORDS = {"kv_stride": "key stride", "q_stride": "query stride", "relative_position": "relative positions"}
-
-
-def _mvit_spec(spec: MViTSpec, frames: int) -> MViTSpec:
-    return dataclasses.replace(
-        spec,
-        input_size=(frames, *spec.input_size),
-        patch_kernel=(3, *spec.patch_kernel),
-        patch_stride=(2, *spec.patch_stride),
-        pool_kernel=(3, *spec.pool_kernel),
-        q_stride=(1, *spec.q_stride),
-        kv_stride=(1, *spec.kv_stride),
-        balance_class_token=spec.class_token,
-    )
-
-
-def _mvit_weight(key: str, weight: Tensor, spec2d: MViTSpec, spec3d: MViTSpec, shape: torch.Size, rule: Rule) -> Tensor:
-    """One weight for its place in the 3D network; of another shape than ``shape`` if it has no use there."""
-    if weight.ndim == 4:  # patch embedding and poolings
-        return inflate_kernel(weight, shape[2], rule)
-    if ".rel_pos_" in key:
-        return resize_table(weight, shape[0])
-    if key == "pos_embed_spatial" and weight.shape != shape:
-        height, width = _patch_grid(spec2d)
-        grid = rearrange(weight, "1 (h w) c -> 1 c h w", h=height, w=width)
-        return rearrange(F.interpolate(grid, size=_patch_grid(spec3d), mode="bilinear"), "1 c h w -> 1 (h w) c")
-    return weight
-
-
-def _patch_grid(spec: MViTSpec) -> tuple[int, int]:
-    height, width = (size // stride for size, stride in zip(spec.input_size[-2:], spec.patch_stride[-2:], strict=True))
-    return height, width
-
-
-def _mvit_breaks(spec2d: MViTSpec, spec3d: MViTSpec, rule: Rule) -> list[str]:
-    """Why features of a still video differ from those of its frame."""
-    breaks = []
-    if rule == "mean" and spec3d.patch_kernel[0] > 1:
-        breaks.append("the rule mean lets zero padding dim the ends of a clip")
-    for field in dataclasses.fields(spec2d):
-        if field.name in _IRRELEVANT:
-            continue
-        here, there = getattr(spec2d, field.name), getattr(spec3d, field.name)
-        if field.name != "depths" and isinstance(there, tuple):
-            there = there[-2:]  # what happens in time has no condition besides the rule
-        if field.name == "class_token" and there > here:
-            breaks.append("the class token is new")
-        elif field.name == "widen_in_attention" and here != there:
-            breaks.append("the width doubles in other layers, which are new")
-        elif here != there:
-            breaks.append(f"{_WORDS.get(field.name, field.name)} {_shown(there)} instead of {_shown(here)}")
-    if spec2d.class_token and spec3d.class_token and not spec3d.balance_class_token:
-        breaks.append("the class token is not weighed against T equal frames (balance_class_token)")
-    return breaks
-
-
-def _mvit_head_breaks(spec2d: MViTSpec, spec3d: MViTSpec) -> list[str]:
-    """Why logits differ even where features do not."""
-    if spec2d.num_classes != spec3d.num_classes:
-        return [f"the head is new ({spec3d.num_classes} classes instead of {spec2d.num_classes})"]
-    if spec2d.head_pooling != spec3d.head_pooling:
-        return [f"the head reads {spec3d.head_pooling} instead of {spec2d.head_pooling}"]
-    return []
-
-
-def _shown(value: object) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-# ---- Kinds of backbones -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Family:
-    """How one kind of backbone is inflated."""
-
-    network: Callable[[MViTSpec], MViT]
-    spec: Callable[[MViTSpec, int], MViTSpec]  # 2D row and number of frames -> 3D row
-    weight: Callable[[str, Tensor, MViTSpec, MViTSpec, torch.Size, Rule], Tensor]  # see _mvit_weight
-    zero: tuple[str, ...]  # endings of names that only the 3D network has, and that start at zero
-    structure: tuple[str, ...]  # fields of the row in which both must agree
-    breaks: Callable[[MViTSpec, MViTSpec, Rule], list[str]]  # why the law does not hold for the features
-    head_breaks: Callable[[MViTSpec, MViTSpec], list[str]]  # and for the logits
-
-
-_FAMILIES: dict[type, _Family] = {
-    MViTSpec: _Family(
-        network=MViT,
-        spec=_mvit_spec,
-        weight=_mvit_weight,
-        zero=("rel_pos_t", "pos_embed_temporal"),
-        structure=_STRUCTURE,
-        breaks=_mvit_breaks,
-        head_breaks=_mvit_head_breaks,
-    ),
-}
-
-
-def _family(spec: MViTSpec) -> _Family:
-    if type(spec) not in _FAMILIES:
+def _family(spec: MViTSpec) -> Family:
+    if type(spec) not in FAMILIES:
         raise UserError(f"a {type(spec).__name__} cannot be inflated: give the row of an image network ({_known()})")
-    return _FAMILIES[type(spec)]
+    return FAMILIES[type(spec)]
 
 
 def _known() -> str:
-    return ", ".join(family.network.__name__ for family in _FAMILIES.values())
+    return ", ".join(family.network.__name__ for family in FAMILIES.values())
 
 
-def _shapes(family: _Family, spec: MViTSpec) -> dict[str, torch.Size]:
+def _shapes(family: Family, spec: MViTSpec) -> dict[str, torch.Size]:
     """Names and shapes of a network's weights, from its skeleton."""
     with torch.device("meta"):
         return {key: weight.shape for key, weight in family.network(spec).state_dict().items()}
 
 
-def _network(name: str, spec: MViTSpec, overrides: Mapping[str, object]) -> MViT:
-    """The network of a row; registered under the image network's name with ``_16f``, it can be saved and rebuilt."""
-    if f"{name}_16f" not in list_models():
-        return _family(spec).network(dataclasses.replace(spec, **overrides))  # type: ignore[arg-type]
-    row = model_spec(f"{name}_16f")
-    settings = {
-        field.name: value
-        for field in dataclasses.fields(spec)
-        if (value := getattr(spec, field.name)) != getattr(row, field.name)
-    }
-    model = create_model(f"{name}_16f", **{**settings, **overrides})
-    assert isinstance(model, MViT)
-    return model
+def _row(model: MViT) -> MViTSpec:
+    """The row of a network as it is: its head may have been replaced since it was built."""
+    return dataclasses.replace(model.spec, num_classes=model.num_classes)
 
 
 # ---- Checks and sentences -----------------------------------------------------------------------------------------
@@ -354,7 +265,7 @@ def _check_rule(rule: str) -> None:
         raise UserError(f"there is no inflation rule {rule!r}: choose {' or '.join(RULES)}{nearest(rule, RULES)}")
 
 
-def _check_rows(family: _Family, spec2d: MViTSpec, spec3d: MViTSpec) -> None:
+def _check_rows(family: Family, spec2d: MViTSpec, spec3d: MViTSpec) -> None:
     sizes = [len(spec.input_size) for spec in (spec2d, spec3d)]
     if sizes != [2, 3]:
         raise UserError(f"weights are inflated from a 2D row into a 3D row, not from {sizes[0]}D into {sizes[1]}D")
@@ -384,7 +295,7 @@ def _check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Siz
 
 
 def _new(
-    key: str, shape: torch.Size, family: _Family, weights: Mapping[str, Tensor], base: Mapping[str, Tensor] | None
+    key: str, shape: torch.Size, family: Family, weights: Mapping[str, Tensor], base: Mapping[str, Tensor] | None
 ) -> Tensor:
     """A weight that the 2D network has not."""
     if base is not None and key in base and not key.endswith(family.zero):
