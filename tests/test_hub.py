@@ -136,6 +136,7 @@ def test_a_broken_folder_is_named_in_one_line(
     [
         ("mvitv2_teeny", {}, r"cannot be built here: no model is named 'mvitv2_teeny' \(did you mean"),
         ("mvitv2_tiny", {"depth": 3}, r"cannot be built here: model 'mvitv2_tiny' has no setting 'depth'"),
+        ("mvitv2_tiny", {"pretrained": True}, r"cannot be built here: 'pretrained' is no setting of a model"),
         ("mvitv2_tiny", {}, r"model\.safetensors \(layout stvit\) does not fit mvitv2_tiny"),
     ],
 )

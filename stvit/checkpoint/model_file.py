@@ -76,6 +76,8 @@ def described_model(header: object, preprocessing: object, source: str) -> nn.Mo
             pass
         case _:
             raise UserError(f"{source} does not say which model it is of: it was not written by stvit, or was changed")
+    if asked := sorted({"checkpoint", "pretrained"} & args.keys()):  # a file must not make stvit open another
+        raise UserError(f"the model of {source} cannot be built here: {asked[0]!r} is no setting of a model")
     try:
         model = create_model(name, **{str(key): value for key, value in args.items()})
         vars(model)["preprocessing"] = Preprocessing.from_dict({str(k): v for k, v in described.items()})

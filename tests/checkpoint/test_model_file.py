@@ -87,6 +87,10 @@ def test_a_module_of_ones_own_cannot_be_packed() -> None:
             {"model": {"name": "mixvit_predictor", "args": {"colour": 1}}},
             r"cannot be built .*no setting 'colour'",
         ),
+        (
+            {"model": {"name": "mixvit_predictor", "args": {"checkpoint": "/other/file.pt"}}},
+            r"cannot be built .*'checkpoint' is no setting of a model",
+        ),
         ({"model": {"name": "mixvit_predictor"}}, "does not say which model it is of"),
         ({"preprocessing": None}, "does not say which model it is of"),
         ({"preprocessing": {"size": 1}}, "cannot be built here: preprocessing has no field 'size'"),
