@@ -203,7 +203,7 @@ def _described(checkpoint: Mapping[str, object], found: Found) -> str:
 
 
 def _refuse_other_key_stride(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> None:
-    """Refuse weights of a network whose keys stride otherwise: only tables of positions show it, and they are resized."""
+    """Refuse weights of a network whose keys stride otherwise: only the lengths of position tables show it."""
     spec, possible = getattr(network, "spec", None), key_strides(weights)
     if isinstance(spec, MViTSpec) and possible and spec.kv_stride[-1] not in possible:
         raise UserError(
