@@ -135,6 +135,12 @@ def training_payload(
     return payload if len(generators) == 1 else {**payload, "rng_of_other_ranks": list(generators[1:])}
 
 
+def number_of_processes(checkpoint: Mapping[str, object]) -> int:
+    """How many processes were at the work that :func:`training_payload` wrote down."""
+    others = checkpoint.get("rng_of_other_ranks", [])
+    return 1 + len(cast("list[object]", others))
+
+
 def restore(state: TrainingState, checkpoint: Mapping[str, object], seed: int, world: World) -> int:
     """Make ``state`` what it was when :func:`training_payload` wrote it; returns ``metrics_bytes``.
 

@@ -21,6 +21,7 @@ from stvit.engine.state import (
     TrainingState,
     model_payload,
     new_state,
+    number_of_processes,
     refuse_changed_data,
     refuse_changed_run,
     restore,
@@ -155,6 +156,13 @@ def resume(state: TrainingState, cfg: CfgNode, data: Mapping[str, object], path:
         raise UserError(f"{path} is not a checkpoint that stvit's training wrote; choose another OUTPUT_DIR")
     refuse_changed_run(checkpoint, cfg, str(path))
     refuse_changed_data(checkpoint, data, str(path))
+    written_by = number_of_processes(checkpoint)
+    if world.main and written_by != world.size:
+        print(
+            f"note: {path} was written by {written_by} process{'es' * (written_by > 1)} and {world.size} go on: with "
+            "the same samples in the same steps, and with other random numbers for dropout",
+            flush=True,
+        )
     return restore(state, checkpoint, cfg.RNG_SEED, world)
 
 

@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-import sklearn.datasets  # noqa: F401  (forking saves the seconds of these imports)
+import matplotlib.backends.backend_agg  # noqa: F401  (forking saves the seconds of these imports)
+import sklearn.datasets  # noqa: F401
 import torch
 
 import stvit.engine.run  # noqa: F401

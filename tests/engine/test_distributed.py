@@ -122,7 +122,9 @@ def test_a_run_goes_on_with_another_number_of_processes(start, alone, tmp_path):
     for processes, at in ((2, 3), (1, 2)):
         stopped = start(output, processes=processes, blow=Blow(STEP, at, signal.SIGTERM))
         assert stopped.status == 143, stopped.output
-    finished(start(output, processes=3), output)
+    outcome = start(output, processes=3)
+    finished(outcome, output)
+    assert "was written by 1 process and 3 go on" in outcome.output
     assert_same_figures(output, alone)
 
 
@@ -233,3 +235,17 @@ def test_torchrun_starts_the_same_run(start, alone, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_same_figures(output, alone)
     assert done.stdout.count("epoch 1/2 step 1/4") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_have_the_losses_of_one_also_with_batch_statistics(start, tmp_path):
+    settings = ("MODEL.FROZEN_BN", "False", "BN.NORM_TYPE", "sync_batchnorm", "TRAIN.PRECISION", "fp32")
+    for gpus in ("1", "2"):
+        command = [sys.executable, str(TOOL), *start.arguments(tmp_path / gpus, *settings, "NUM_GPUS", gpus)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = figures(tmp_path / "2"), figures(tmp_path / "1")
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.pop("kind") == other.pop("kind")
+        assert one == pytest.approx(other, rel=1e-3)

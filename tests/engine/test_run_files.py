@@ -388,6 +388,17 @@ def test_the_compiled_network_is_the_one_that_is_trained(run, seen, tmp_path, mo
     assert all(used is network for used in seen["networks"])
 
 
+def test_frozen_batch_norms_keep_their_statistics_and_are_trained_otherwise(run, finished, tmp_path):
+    frozen = weights(run(tmp_path / "run", "MODEL.FROZEN_BN", "True", *SHORT))
+    counts = {name: int(value) for name, value in frozen.items() if name.endswith("num_batches_tracked")}
+    assert counts
+    assert set(counts.values()) == {0}
+    assert all(int(weights(finished)[name]) == STEPS * EPOCHS for name in counts)
+    norm = next(iter(counts)).removesuffix("num_batches_tracked")
+    assert (frozen[f"{norm}running_mean"] == 0).all()
+    assert (frozen[f"{norm}weight"] != 1).any()
+
+
 def test_deterministic_runs_refuse_operations_that_vary(settings, tmp_path):
     try:
         run_module.run(settings(tmp_path / "run", "DETERMINISTIC", "True", *SHORT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -33,6 +34,29 @@ def test_several_small_batches_make_the_step_of_one_large_one():
     data = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
     for one, two in zip(stepped([data]), stepped(list(data.split(2))), strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_the_gradients_of_several_batches_travel_between_processes_once():
+    class Shared(nn.Linear):
+        """Counts, as DistributedDataParallel would travel, the backward passes outside of ``no_sync``."""
+
+        here, travelled = False, 0
+
+        @contextmanager
+        def no_sync(self):
+            self.here = True
+            yield
+            self.here = False
+
+        def forward(self, batch):
+            out = super().forward(batch)
+            out.register_hook(lambda _: setattr(self, "travelled", self.travelled + (not self.here)))
+            return out
+
+    model = Shared(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training_step(model, squared_error, list(torch.ones(6, 3).split(2)), optimizer, build_precision("fp32", CPU), 0.0)
+    assert model.travelled == 1
 
 
 def test_clipping_shortens_the_step():
