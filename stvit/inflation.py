@@ -153,10 +153,10 @@ def inflate(model2d: Model, frames: int, *, rule: Rule = "centre", **overrides: 
     if not isinstance(model2d, MViT):
         raise UserError(f"a {type(model2d).__name__} cannot be inflated: give an image network ({_known()})")
     _check_rule(rule)
-    model3d = video_network(model2d, frames, **overrides)
-    inflate_into(model3d, model2d, rule=rule)
     sample = next(model2d.parameters())
-    return model3d.to(sample.device, sample.dtype).train(model2d.training)
+    model3d = video_network(model2d, frames, **overrides).to(sample.device, sample.dtype)
+    inflate_into(model3d, model2d, rule=rule)
+    return model3d.train(model2d.training)
 
 
 def video_network(model2d: MViT, frames: int, **overrides: object) -> MViT:
