@@ -81,9 +81,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
         UserError: there is no such folder, or nothing in it that could be a class.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"there is no folder {folder}: images are looked for in {folder}/CLASS/ (DATA.PATH_TO_DATA_DIR)"
-        )
+        raise UserError(f"there is no folder {folder}: images belong in {folder}/CLASS/ (DATA.PATH_TO_DATA_DIR)")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise UserError(f"{folder} holds no folders: images belong in {folder}/CLASS/, one folder a class")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -69,7 +70,7 @@ class ImageClassification:
             labels=self.names or None,
         )
         self._eval_batch = math.ceil(cfg.TEST.BATCH_SIZE / world.size)
-        self._workers = cfg.DATA_LOADER.NUM_WORKERS
+        self._workers = min(cfg.DATA_LOADER.NUM_WORKERS, os.cpu_count() or 1)  # more only wait for each other
         self._pin_memory = cfg.DATA_LOADER.PIN_MEMORY and self.device.type == "cuda"
         self._seed = cfg.RNG_SEED
         self.batches_per_epoch = 0
@@ -229,5 +230,7 @@ def _unspoilt(batches: DataLoader[ImageBatch | UserError]) -> Iterator[ImageBatc
     """The batches; a mistake among them is raised here, in the process that can tell the user."""
     for batch in batches:
         if isinstance(batch, UserError):
-            raise batch
+            # Not the error itself: its traceback would hold this frame, and the frame it. Such a ring would keep the
+            # loader's workers alive, and the process would wait for them at its end.
+            raise UserError(str(batch))
         yield batch
