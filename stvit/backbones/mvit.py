@@ -124,25 +124,22 @@ class MViT(Backbone):
                 f"not a tensor of shape {tuple(x.shape)}"
             )
         x = self.patch_embed(x)
-        token: Tensor | None = self.cls_token
-        if self.spec.absolute_position:
-            x = x + self._absolute_positions(x.shape[1:-1])
-            token = None if token is None else token + self.pos_embed_class
-        return x, None if token is None else token.expand(x.shape[0], -1, -1)
+        cls = None if self.cls_token is None else self.cls_token.expand(x.shape[0], -1, -1)
+        if not self.spec.absolute_position:
+            return x, cls
+        return x + self._absolute_positions(x.shape[1:-1]), None if cls is None else cls + self.pos_embed_class
 
     def _absolute_positions(self, grid: Sequence[int]) -> Tensor:
         """``(1, *grid, width)``, resized linearly to the grid."""
         side = [n // s for n, s in zip(self.spec.input_size[-2:], self.spec.patch_stride[-2:], strict=True)]
-        spatial = rearrange(self.pos_embed_spatial, "1 (h w) c -> 1 c h w", h=side[0])
+        spatial: Tensor = rearrange(self.pos_embed_spatial, "1 (h w) c -> 1 c h w", h=side[0])
         if list(grid[-2:]) != side:
             spatial = F.interpolate(spatial, size=tuple(grid[-2:]), mode="bilinear")
         spatial = spatial.movedim(1, -1)
         if len(grid) == 2:
             return spatial
-        temporal: Tensor = self.pos_embed_temporal
-        if temporal.shape[1] != grid[0]:
-            temporal = F.interpolate(temporal.mT, size=grid[0], mode="linear").mT
-        return spatial.unsqueeze(1) + temporal[:, :, None, None]
+        temporal = F.interpolate(self.pos_embed_temporal.transpose(-1, -2), size=grid[0], mode="linear")
+        return spatial.unsqueeze(1) + temporal.transpose(-1, -2)[:, :, None, None]
 
     def _blocks(self, x: Tensor, cls: Tensor | None, kept: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
         """All blocks; the map after each stage goes into ``kept``."""
@@ -193,6 +190,7 @@ class MViT(Backbone):
         """See :class:`Backbone`."""
         old = self.norm.weight
         self.num_classes = num_classes
+        self.model_args = {**getattr(self, "model_args", {}), "num_classes": num_classes}
         self.head = Head(self.num_features, num_classes, self.spec.head_dropout).to(old.device, old.dtype)
         self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
         self.head.apply(init_linear)

@@ -45,9 +45,10 @@ def resize_table(table: Tensor, rows: int) -> Tensor:
     """A position table ``(any, C)`` with ``rows`` rows: linear interpolation along them, as in the published code."""
     if table.shape[0] == rows:
         return table
-    return F.interpolate(table.mT.unsqueeze(0), size=rows, mode="linear").squeeze(0).mT
+    return F.interpolate(table.transpose(-1, -2).unsqueeze(0), size=rows, mode="linear").squeeze(0).transpose(-1, -2)
 
 
 def position_vectors(table: Tensor, query: int, key: int) -> Tensor:
     """``(query, key, C)``: the vector of every pair of places on one axis; the table is resized to the sizes."""
+    query, key = len(range(query)), len(range(key))  # numbers for torch.compile too, which makes a graph per size
     return resize_table(table, 2 * max(query, key) - 1)[relative_index(query, key, table.device)]

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvit.layers.decomposed_position import position_vectors
-from stvit.layers.nd import axes, convolve
+from stvit.layers.depthwise import depthwise
+from stvit.layers.nd import axes
 
 NORM_EPS = 1e-6  # of all layer norms
 
@@ -170,7 +171,7 @@ class PoolingAttention(nn.Module):
             queries, keys = torch.cat([q_cls, queries], dim=1), torch.cat([k_cls, keys], dim=1)
             values = torch.cat([v_cls, values], dim=1)
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
-        scores = (queries * self.head_dim**-0.5) @ keys.mT  # (B, heads, Nq, Nk)
+        scores = (queries * self.head_dim**-0.5) @ keys.transpose(-1, -2)  # (B, heads, Nq, Nk)
         if vectors:
             bias = position_bias([position_products(q, axis, vector) for axis, vector in enumerate(vectors)])
             scores = scores + (bias if q_cls is None else F.pad(bias, (1, 0, 1, 0)))
@@ -187,10 +188,8 @@ def pool_heads(x: Tensor, weights: Sequence[Tensor], heads: int, stride: Sequenc
 
     One convolution over all parts and heads, on channels-last memory throughout; padding ``kernel // 2``.
     """
-    kernel = weights[0].shape[2:]
     weight = torch.cat([w.repeat(heads, *(1,) * (w.ndim - 1)) for w in weights])
-    padding = [k // 2 for k in kernel]
-    return convolve(x.movedim(-1, 1), weight, None, stride, padding, groups=weight.shape[0]).movedim(1, -1)
+    return depthwise(x.movedim(-1, 1), weight, stride).movedim(1, -1)
 
 
 def only_read_places(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
@@ -216,10 +215,10 @@ def position_products(q: Tensor, axis: int, vectors: Tensor) -> Tensor:
     """``q.R`` along one axis: ``(B, *q_grid, heads, d)`` and ``(q, k, d)`` to ``(B, *q_grid, heads, k)``."""
     ndim = q.ndim - 3
     if axis < ndim - 1:  # rows of one place are next to each other in memory
-        return (q.flatten(axis + 2, -2) @ vectors.mT).reshape(*q.shape[:-1], -1)
+        return (q.flatten(axis + 2, -2) @ vectors.transpose(-1, -2)).reshape(*q.shape[:-1], -1)
     heads = q.shape[-2]
     rows = q.flatten(0, -4).flatten(1, 2).transpose(0, 1)  # (places x heads, other places, d), without a copy
-    products = rows @ vectors.mT.repeat_interleave(heads, dim=0)
+    products = rows @ vectors.transpose(-1, -2).repeat_interleave(heads, dim=0)
     return products.transpose(0, 1).reshape(*q.shape[:-1], -1)
 
 
