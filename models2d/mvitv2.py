@@ -4,7 +4,7 @@ import dataclasses
 
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.preprocessing import Preprocessing
-from stvit.registry import register_model
+from stvit.registry import Weights, register_model
 
 TINY = MViTSpec(depths=(1, 2, 5, 2))
 SMALL = MViTSpec(depths=(1, 2, 11, 2))
@@ -30,10 +30,31 @@ IMAGE_VARIANTS = {
 }
 
 
+_ZOO = "https://dl.fbaipublicfiles.com/mvit/mvitv2_models"
+_IN1K = "ImageNet-1k from scratch, 300 epochs; top-1 {} %, centre crop 224 of 256"
+_IN21K = "ImageNet-21k, 19,168 classes{}"
+
+
+def _official(name: str, protocol: str) -> tuple[Weights, ...]:
+    return (Weights(url=f"{_ZOO}/MViTv2_{name}.pyth", protocol=protocol, licence="Apache-2.0"),)
+
+
+# Of facebookresearch/mvit, whose repository has the licence; digests are not published. There is no 1,000-class huge.
+IMAGE_WEIGHTS = {
+    "mvitv2_tiny": _official("T_in1k", _IN1K.format("82.3")),
+    "mvitv2_small": _official("S_in1k", _IN1K.format("83.6")),
+    "mvitv2_base": _official("B_in1k", _IN1K.format("84.4")),
+    "mvitv2_large": _official("L_in1k", _IN1K.format("85.3")),
+    "mvitv2_base_in21k": _official("B_in21k", _IN21K.format("; no accuracy published")),
+    "mvitv2_large_in21k": _official("L_in21k", _IN21K.format("; 87.5 % on ImageNet-1k after fine-tuning")),
+    "mvitv2_huge_in21k": _official("H_in21k", _IN21K.format("; 88.0 % on ImageNet-1k after fine-tuning")),
+}
+
+
 def _preprocessing(spec: MViTSpec) -> Preprocessing:
     height, width = spec.input_size
     return Preprocessing(task="classification", input_size=(height, width), channels=spec.in_channels)
 
 
 for _name, _spec in IMAGE_VARIANTS.items():
-    register_model(_name, MViT, _spec, _preprocessing)
+    register_model(_name, MViT, _spec, _preprocessing, IMAGE_WEIGHTS.get(_name, ()))

@@ -3,9 +3,9 @@
 import dataclasses
 
 from stvit.backbones.mvit import MViT, MViTSpec
-from stvit.models2d.mvitv2 import BASE, IMAGE_VARIANTS, LARGE, SMALL
+from stvit.models2d.mvitv2 import BASE, IMAGE_VARIANTS, IMAGE_WEIGHTS, LARGE, SMALL
 from stvit.preprocessing import Preprocessing
-from stvit.registry import register_model
+from stvit.registry import Weights, register_model
 
 
 def _published(image: MViTSpec, input_size: tuple[int, int, int], drop_path: float) -> MViTSpec:
@@ -50,6 +50,33 @@ def _inflated(image: MViTSpec) -> MViTSpec:
 
 INFLATED_VARIANTS = {f"{name}_16f": _inflated(spec) for name, spec in IMAGE_VARIANTS.items()}
 
+_ZOO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models"
+
+
+def _official(file: str, protocol: str) -> Weights:
+    return Weights(url=f"{_ZOO}/{file}", protocol=f"Kinetics-400, {protocol}", licence="Apache-2.0", tag="k400")
+
+
+# Of SlowFast, whose repository has the licence; digests are not published. torchvision's file names hold 8 digits.
+VIDEO_WEIGHTS = {
+    "mvitv2_small_16x4": (
+        _official("MViTv2_S_16x4_k400_f302660347.pyth", "from scratch; top-1 81.0 %, top-5 94.6 %, 5 clips x 1 crop"),
+        Weights(
+            url="https://download.pytorch.org/models/mvit_v2_s-ae3be167.pth",
+            protocol="Kinetics-400, torchvision's port; top-1 80.757 %, top-5 94.665 %, 5 clips x 1 crop",
+            licence="BSD-3-Clause",
+            sha256="ae3be167",
+            tag="k400_torchvision",
+        ),
+    ),
+    "mvitv2_base_32x3": (
+        _official("MViTv2_B_32x3_k400_f304025456.pyth", "from scratch; top-1 82.9 %, top-5 95.7 %, 5 clips x 1 crop"),
+    ),
+    "mvitv2_large_40x3": (
+        _official("MViTv2_L_40x3_k400_f306903192.pyth", "at 312x312; top-1 86.1 %, top-5 97.0 %, 5 clips x 3 crops"),
+    ),
+}
+
 KINETICS = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
 
 
@@ -73,6 +100,9 @@ def _image_preprocessing(spec: MViTSpec) -> Preprocessing:
 
 for _name, _spec in VIDEO_VARIANTS.items():
     _large = _name == "mvitv2_large_40x3"
-    register_model(_name, MViT, _spec, _image_preprocessing if _large else _kinetics_preprocessing)
+    register_model(
+        _name, MViT, _spec, _image_preprocessing if _large else _kinetics_preprocessing, VIDEO_WEIGHTS[_name]
+    )
 for _name, _spec in INFLATED_VARIANTS.items():
-    register_model(_name, MViT, _spec, _image_preprocessing)
+    # The image network's weights, which loading inflates.
+    register_model(_name, MViT, _spec, _image_preprocessing, IMAGE_WEIGHTS.get(_name.removesuffix("_16f"), ()))

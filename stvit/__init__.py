@@ -5,6 +5,8 @@ import stvit.models3d  # noqa: F401  (registers the models)
 from stvit.checkpoint import LoadReport, load_checkpoint
 from stvit.engine.predict import ClassPrediction, FramePrediction, Prediction, predict
 from stvit.errors import UserError
+from stvit.hub import from_pretrained
+from stvit.inflation import inflate
 from stvit.preprocessing import Preprocessing
 from stvit.registry import create_model, list_models
 
@@ -18,6 +20,8 @@ __all__ = [
     "Preprocessing",
     "UserError",
     "create_model",
+    "from_pretrained",
+    "inflate",
     "list_models",
     "load_checkpoint",
     "predict",
