@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import runpy
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from stvit import cli
 
@@ -147,3 +149,44 @@ def test_a_signal_from_outside_stops_it_in_order(config, tmp_path, signum, statu
     assert error.startswith("stopped after step ")
     assert error.count("\n") == 1
     assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+
+
+@pytest.fixture
+def images(tmp_path):
+    """An image folder of two classes, and settings of a small classifier."""
+    for split, (label, name) in itertools.product(("train", "val"), enumerate(("dark", "light"))):
+        folder = tmp_path / "images" / split / name
+        folder.mkdir(parents=True)
+        for k in range(4):
+            Image.new("RGB", (40, 40), (200 * label + 5 * k,) * 3).save(folder / f"{k}.png")
+    path = tmp_path / "images.yaml"
+    path.write_text(f"""\
+MODEL: {{NAME: mvitv2_tiny, NUM_CLASSES: 2, ARGS: {{depths: [1, 1, 1, 1], width: 16}}}}
+DATA: {{DATASET: imagenet, PATH_TO_DATA_DIR: {tmp_path / "images"}, TRAIN_CROP_SIZE: 32, TEST_CROP_SIZE: 32}}
+TRAIN: {{BATCH_SIZE: 4}}
+SOLVER: {{OPTIMIZING_METHOD: adamw, LR_POLICY: cosine, MAX_EPOCH: 1}}
+DATA_LOADER: {{NUM_WORKERS: 1}}
+NUM_GPUS: 0
+OUTPUT_DIR: {tmp_path / "run"}
+""")
+    return str(path)
+
+
+def test_image_folders_are_trained_on_and_evaluated_again(main, capsys, images, tmp_path):
+    assert cli.run(main, ["--cfg", images]) == 0
+    first = capsys.readouterr().out
+    assert "test set: 8 images of 2 classes" in first
+    best = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    only = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", best, "OUTPUT_DIR", str(tmp_path / "again")]
+    assert cli.run(main, ["--cfg", images, *only]) == 0
+    row = next(line for line in first.splitlines() if line.startswith("mvitv2_tiny"))
+    assert row in capsys.readouterr().out
+
+
+def test_an_image_that_a_worker_cannot_read_ends_the_process_with_one_line(images, tmp_path):
+    broken = tmp_path / "images" / "train" / "dark" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    done = subprocess.run([sys.executable, TOOL, "--cfg", images], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {broken} cannot be decoded as an image")
+    assert "Traceback" not in done.stderr
