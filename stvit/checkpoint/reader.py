@@ -59,12 +59,13 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, object]:
 def _read(file: BinaryIO, path: Path) -> object:
     head = file.read(_HEAD)
     file.seek(0)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.fstat(file.fileno()).st_size:
+        # Before pickles: the length of its header can begin with their first byte.
+        return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
         return _read_pytorch_zip(file, path)
     if head.startswith(b"\x80"):
         return _read_guarded(file, path, read_stream)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.fstat(file.fileno()).st_size:
-        return _read_safetensors(path)
     raise UserError(f"{path} {_what_else(head, file)}")
 
 

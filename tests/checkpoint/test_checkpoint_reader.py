@@ -261,3 +261,15 @@ def test_inert_types_need_no_other_reader_than_torchs(tmp_path: Path, monkeypatc
     torch.save({"args": argparse.Namespace(lr=1.0), "metric": np.float64(2), "state": state}, tmp_path / "a.pth")
     read = read_checkpoint(tmp_path / "a.pth")
     assert (read["args"], read["metric"], read["state"][0]["exp_avg"].item()) == ({"lr": 1.0}, 2.0, 1.0)
+
+
+def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
+    """Its length comes first, and every 32nd begins with the byte that pickles begin with."""
+    first_bytes = set()
+    for extra in range(0, 256, 8):
+        name = "x" * (extra + 1)
+        path = tmp_path / f"{extra}.safetensors"
+        safetensors.torch.save_file({name: torch.ones(1)}, path)
+        first_bytes.add(path.read_bytes()[0])
+        assert read_checkpoint(path)[name].item() == 1.0
+    assert 0x80 in first_bytes
