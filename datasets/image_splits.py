@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +121,11 @@ def imagenet_names() -> tuple[str, ...]:
     from timm.data import ImageNetInfo
 
     return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
+
+
+def readable(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names for people: the ids of ImageNet-1k's classes in English, others as they are."""
+    if not any(re.fullmatch(r"n\d{8}", name) for name in names):
+        return tuple(names)
+    english = dict(zip(imagenet_ids(), imagenet_names(), strict=True))
+    return tuple(english.get(name, name) for name in names)

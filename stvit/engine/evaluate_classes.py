@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stvit.datasets import ImageList
 from stvit.datasets.image_folder import read_image
+from stvit.datasets.image_splits import readable
 from stvit.datasets.image_transforms import evaluation_transform, shown
 from stvit.engine.distributed import gather_objects
 from stvit.engine.outcome import Outcome
@@ -69,7 +70,7 @@ def evaluate_classes(
     values = measured.metrics.compute()
     flattered = task.splits.validation_is_test and (trained.chosen_on_test or task.training)
     names = [task.names[k] if k < len(task.names) else f"class {k}" for k in range(task.num_classes)]
-    pictures = {"examples.png": encode_png(draw_gallery(pick_examples(task, images, measured, names)))}
+    pictures = {"examples.png": encode_png(draw_gallery(pick_examples(task, images, measured, readable(names))))}
     used = task.logits.tolist()
     if task.num_classes <= MOST_CLASSES:
         title = f"{cfg.MODEL.NAME}: {len(images)} images of {images.folder.name}/"

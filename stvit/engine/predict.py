@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stvit.datasets.frame_sources import frames_from_array, read_frames, to_model_frames
 from stvit.datasets.image_folder import read_image, rgb
-from stvit.datasets.image_splits import imagenet_names
+from stvit.datasets.image_splits import imagenet_names, readable
 from stvit.datasets.image_transforms import cropped, normalised
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
@@ -92,7 +92,8 @@ def classify(source: Source, model: nn.Module, *, top_k: int = 5) -> ClassPredic
         source: an image file (read by the rules of :func:`stvit.datasets.read_image`), a Pillow image, or an array or
             tensor ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)`` with C of 1 or 3: uint8 of 0 to 255, or floats in [0, 1].
         model: a classifier of images with its ``preprocessing``, by which the image is resized, cropped at the centre
-            and normalised. Where that names no labels, 1,000 classes are taken for ImageNet-1k's.
+            and normalised. Where that names no labels, 1,000 classes are taken for ImageNet-1k's; ids of
+            its classes (``n01440764``) are told in English.
         top_k: how many classes at most.
 
     Raises:
@@ -110,10 +111,10 @@ def classify(source: Source, model: nn.Module, *, top_k: int = 5) -> ClassPredic
     if not logits.isfinite().all():
         raise UserError(f"the model gives logits that are not finite for {where}; its weights may be broken")
     probabilities, indices = logits.softmax(dim=0).topk(min(int(top_k), len(logits)))
-    names = described.labels
-    if names is None and len(logits) == 1000:
+    names = readable(described.labels or ())
+    if described.labels is None and len(logits) == 1000:
         names = imagenet_names()
-    labels = tuple(names[k] if names and k < len(names) else f"class {k}" for k in indices.tolist())
+    labels = tuple(names[k] if k < len(names) else f"class {k}" for k in indices.tolist())
     return ClassPrediction(labels, tuple(probabilities.tolist()), tuple(indices.tolist()), _name(model))
 
 

@@ -213,6 +213,8 @@ def test_grey_and_colours_are_made_into_what_the_model_takes():
 def test_a_thousand_classes_without_names_are_those_of_imagenet():
     result = predict(coloured(), SumsColours(labels=None, logits=1000), top_k=1)
     assert result.labels == ("goldfish, Carassius auratus",)
+    by_id = SumsColours(labels=("n01440764", "n01443537", "x"))
+    assert predict(coloured(), by_id).labels == ("goldfish, Carassius auratus", "x", "tench, Tinca tinca", "class 3")
 
 
 def test_a_classifier_of_another_precision_stays_in_its_mode():
