@@ -49,7 +49,7 @@ SETTINGS = {
     },
     "TRAIN": {"BATCH_SIZE": 6, "ACCUMULATE_STEPS": 2, "CHECKPOINT_STEPS": 2},
     "SOLVER": {"MAX_EPOCH": EPOCHS, "EMA_DECAY": 0.9, "BASE_LR": 1e-3, "CLIP_GRAD_L2NORM": 0.5},
-    "TEST": {"BATCH_SIZE": 4},
+    "TEST": {"BATCH_SIZE": 4, "BASELINES": False},
     "DATA_LOADER": {"NUM_WORKERS": 0},
     "NUM_GPUS": 0,
     "LOG_PERIOD": 1,
@@ -120,9 +120,9 @@ def test_several_processes_have_the_losses_of_one_with_the_same_batch(start, alo
 def test_a_run_goes_on_with_another_number_of_processes(start, alone, tmp_path):
     output = tmp_path / "run"
     for processes, at in ((2, 3), (1, 2)):
-        stopped = start(output, processes=processes, blow=Blow(STEP, at, signal.SIGTERM))
+        stopped = start(output, *NO_TEST, processes=processes, blow=Blow(STEP, at, signal.SIGTERM))
         assert stopped.status == 143, stopped.output
-    outcome = start(output, processes=3)
+    outcome = start(output, *NO_TEST, processes=3)
     finished(outcome, output)
     assert "was written by 1 process and 3 go on" in outcome.output
     assert_same_figures(output, alone)
@@ -139,7 +139,6 @@ def noisy(start, tmp_path_factory):
     [
         (Blow(STEP, 3, signal.SIGTERM), 143),
         (Blow(STEP, STEPS, signal.SIGINT, rank=1), 130),  # the other process hears of it
-        (Blow(STEP, STEPS + 2, signal.SIGKILL), -9),
         (Blow(STEP, 4, signal.SIGKILL, rank=1), -9),
         (Blow("torch:save", 2, signal.SIGKILL), -9),
     ],
@@ -225,7 +224,7 @@ def test_torchrun_starts_the_same_run(start, alone, tmp_path):
     output = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TOOL)]
     done = subprocess.run(
-        [*command, *start.arguments(output)],
+        [*command, *start.arguments(output, *NO_TEST)],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
