@@ -141,7 +141,7 @@ def pick_examples(
 
 def per_class(metrics: ClassMetrics, used: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, float]]:
     """How many images each class has, and how many percent of them are predicted right."""
-    counts, hits = metrics.confusion.sum(dim=1).tolist(), metrics.confusion.diagonal().tolist()
+    counts, hits = (values.tolist() for values in metrics.per_class())
     return {
         names[k]: {"images": counts[k], **({"top1_accuracy": 100 * hits[k] / counts[k]} if counts[k] else {})}
         for k in used

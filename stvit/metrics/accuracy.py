@@ -39,26 +39,28 @@ def topk_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
 
 
 class ClassMetrics:
-    """A streaming confusion matrix with the counts of top-k hits; parts from several processes add up by ``+``."""
+    """Top-k hits, and which class was taken for which; parts from several processes add up by ``+``.
+
+    It keeps a number for each sample, not a table of all pairs of classes, which for ImageNet-21k takes 3 GB.
+    """
 
     def __init__(self, classes: int, topk: Sequence[int] = (1, 5)) -> None:
         """``classes`` of the network; ``topk``: which accuracies are counted."""
         self.classes, self.topk = classes, tuple(topk)
-        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)  # row: the truth, column: the prediction
         self.hits = torch.zeros(len(self.topk), dtype=torch.int64)
+        self._pairs = [torch.empty(0, dtype=torch.int64)]  # truth * classes + prediction
 
     def update(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Count a batch, ``(N, classes)`` and ``(N,)``; returns its :func:`ranks`, ``(N,)`` on the CPU.
 
         Raises:
-            UserError: a logit is not finite.
+            UserError: a logit is not finite, or the shapes are others.
         """
         if not bool(logits.isfinite().all()):
             raise UserError("the network gives logits that are not finite (NaN or infinite): its weights may be broken")
         logits, labels = logits.detach().float().cpu(), labels.cpu()
         placed = ranks(logits, labels)
-        pairs = labels * self.classes + logits.argmax(dim=1)
-        self.confusion += torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
+        self._pairs.append(labels * self.classes + logits.argmax(dim=1))
         self.hits += torch.stack([(placed < k).sum() for k in self.topk])
         return placed
 
@@ -67,13 +69,26 @@ class ClassMetrics:
         if (self.classes, self.topk) != (other.classes, other.topk):
             raise ValueError("only metrics of the same classes and the same k can be added")
         both = ClassMetrics(self.classes, self.topk)
-        both.confusion, both.hits = self.confusion + other.confusion, self.hits + other.hits
+        both.hits, both._pairs = self.hits + other.hits, [*self._pairs, *other._pairs]
         return both
 
     @property
     def samples(self) -> int:
         """How many were counted."""
-        return int(self.confusion.sum())
+        return sum(map(len, self._pairs))
+
+    @property
+    def confusion(self) -> Tensor:
+        """Int64 ``(classes, classes)``: a row for each true class, a column for each predicted one."""
+        counts = torch.bincount(torch.cat(self._pairs), minlength=self.classes**2)
+        return counts.view(self.classes, self.classes)
+
+    def per_class(self) -> tuple[Tensor, Tensor]:
+        """Samples of each class and how many of them are predicted right, int64 ``(classes,)`` each."""
+        pairs = torch.cat(self._pairs)
+        truth, predicted = pairs // self.classes, pairs % self.classes
+        counts = torch.bincount(truth, minlength=self.classes)
+        return counts, torch.bincount(truth[truth == predicted], minlength=self.classes)
 
     def compute(self) -> dict[str, float]:
         """``top1_accuracy``, ``top1_error``, ... and ``mean_class_accuracy``, all in percent.
@@ -86,19 +101,17 @@ class ClassMetrics:
         for k, hits in zip(self.topk, self.hits.tolist(), strict=True):
             values[f"top{k}_accuracy"] = 100 * hits / self.samples
             values[f"top{k}_error"] = 100 * (self.samples - hits) / self.samples
-        counts = self.confusion.sum(dim=1)
+        counts, right = self.per_class()
         there = counts > 0
-        recall = self.confusion.diagonal()[there].double() / counts[there]
-        values["mean_class_accuracy"] = 100 * float(recall.mean())
+        values["mean_class_accuracy"] = 100 * float((right[there].double() / counts[there]).mean())
         return values
 
     def most_confused(self, count: int) -> list[tuple[int, int, int]]:
         """The most frequent mistakes, as (truth, prediction, how often), the most frequent first."""
-        mistakes = self.confusion.clone()
-        mistakes.fill_diagonal_(0)
-        values, places = mistakes.flatten().sort(descending=True, stable=True)
+        pairs = torch.cat(self._pairs)
+        mistakes, often = pairs[pairs // self.classes != pairs % self.classes].unique(return_counts=True)
+        often, order = often.sort(descending=True, stable=True)
         return [
-            (int(place) // self.classes, int(place) % self.classes, int(value))
-            for value, place in zip(values[:count], places[:count], strict=True)
-            if value
+            (pair // self.classes, pair % self.classes, times)
+            for pair, times in zip(mistakes[order][:count].tolist(), often[:count].tolist(), strict=True)
         ]

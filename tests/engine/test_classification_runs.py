@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from main_runs import equal_bits
 from PIL import Image
 from torchvision import transforms
 
@@ -170,16 +171,6 @@ def test_validation_is_the_loss_and_error_of_a_plain_loop(finished, tree):
     last = records(finished, "validation")[-1]
     assert last["loss"] == pytest.approx(-log_softmax[np.arange(9), truth].mean(), rel=1e-4)
     assert last["top1_error"] == pytest.approx(100 * np.mean(logits.argmax(axis=1) != truth))
-
-
-def equal_bits(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal_bits(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal_bits, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize("workers", [0, 1])

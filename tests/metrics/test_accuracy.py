@@ -82,3 +82,12 @@ def test_what_cannot_be_counted_is_refused(logits, labels, message):
 def test_without_samples_there_is_no_number():
     with pytest.raises(UserError, match="no images were measured"):
         ClassMetrics(3).compute()
+
+
+def test_as_many_classes_as_imagenet_21k_are_counted_in_little_memory():
+    metrics = ClassMetrics(19168)
+    metrics.update(torch.nn.functional.one_hot(torch.tensor([19167, 3]), 19168), torch.tensor([19167, 4]))
+    assert metrics.compute() == pytest.approx(
+        {"top1_accuracy": 50, "top1_error": 50, "top5_accuracy": 100, "top5_error": 0, "mean_class_accuracy": 50}
+    )
+    assert metrics.most_confused(5) == [(4, 3, 1)]
