@@ -16,12 +16,13 @@ def relative_offsets(query: int, key: int) -> np.ndarray:
     """``(query, key)`` int64: the row of a table of ``2 max(query, key) - 1`` rows for two places on one axis.
 
     ``i max(k/q, 1) - j max(q/k, 1) + (k - 1) max(q/k, 1)`` in float32 and in this order, truncated, as the published
-    code computes it: where the ratio is not exact, the result can be one below the exact floor (query 78, key 10).
+    code computes it (the last term is rounded to float32 as a whole): where the ratio is not exact, the result can be
+    one below the exact floor (query 78, key 10).
     """
-    stretch_query, stretch_key = np.float32(max(key / query, 1.0)), np.float32(max(query / key, 1.0))
-    places_query = np.arange(query, dtype=np.float32)[:, None] * stretch_query
-    places_key = np.arange(key, dtype=np.float32)[None, :] * stretch_key
-    return (places_query - places_key + np.float32(key - 1) * stretch_key).astype(np.int64)
+    stretch_query, stretch_key = max(key / query, 1.0), max(query / key, 1.0)
+    places_query = np.arange(query, dtype=np.float32)[:, None] * np.float32(stretch_query)
+    places_key = np.arange(key, dtype=np.float32)[None, :] * np.float32(stretch_key)
+    return (places_query - places_key + np.float32((key - 1) * stretch_key)).astype(np.int64)
 
 
 _INDEX: dict[tuple[int, int, torch.device], Tensor] = {}
