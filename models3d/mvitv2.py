@@ -3,6 +3,7 @@
 import dataclasses
 
 from stvit.backbones.mvit import MViT, MViTSpec
+from stvit.inflation import inflate_spec
 from stvit.models2d.mvitv2 import BASE, IMAGE_VARIANTS, IMAGE_WEIGHTS, LARGE, SMALL
 from stvit.preprocessing import Preprocessing
 from stvit.registry import Weights, register_model
@@ -34,21 +35,8 @@ VIDEO_VARIANTS = {
 }
 
 
-def _inflated(image: MViTSpec) -> MViTSpec:
-    """An image network with time as a third axis, such that a still clip gives the features of its frame."""
-    return dataclasses.replace(
-        image,
-        input_size=(16, *image.input_size),
-        patch_kernel=(3, *image.patch_kernel),
-        patch_stride=(2, *image.patch_stride),
-        pool_kernel=(3, *image.pool_kernel),
-        q_stride=(1, *image.q_stride),
-        kv_stride=(1, *image.kv_stride),
-        balance_class_token=image.class_token,
-    )
-
-
-INFLATED_VARIANTS = {f"{name}_16f": _inflated(spec) for name, spec in IMAGE_VARIANTS.items()}
+# A still clip gives the features of its frame, once the image network's weights are loaded.
+INFLATED_VARIANTS = {f"{name}_16f": inflate_spec(spec, 16) for name, spec in IMAGE_VARIANTS.items()}
 
 _ZOO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models"
 

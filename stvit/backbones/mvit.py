@@ -199,6 +199,11 @@ class MViT(Backbone):
         """See :class:`Backbone`; block by block."""
         self._checkpointing = enable
 
+    def no_weight_decay(self) -> set[str]:
+        """Class token and position tables, as in timm; the published recipe decays them (ZERO_DECAY_POS_CLS False)."""
+        marks = ("cls_token", "pos_embed", "rel_pos")
+        return {name for name, _ in self.named_parameters() if any(mark in name for mark in marks)}
+
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """See :class:`Backbone`; a layer is a block, coarse or not."""
         return {

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,7 +28,8 @@ def count_macs(model: nn.Module, *inputs: Tensor) -> Counter[str]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        counts = analysis.by_operator()
+        with torch.no_grad():
+            counts = analysis.by_operator()
     finally:
         logger.setLevel(level)
         model.train(training)

@@ -36,7 +36,8 @@ def relative_index(query: int, key: int, device: torch.device) -> Tensor:
     """
     found = _INDEX.get((query, key, device))
     if found is None:
-        found = torch.from_numpy(relative_offsets(query, key)).to(device)
+        with torch.inference_mode(False):  # else a training step at this size could not save it
+            found = torch.from_numpy(relative_offsets(query, key)).to(device)
         if type(found) is Tensor:  # not a tracer's stand-in, which must not outlive its tracer
             _INDEX[query, key, device] = found
     return found

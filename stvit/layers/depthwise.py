@@ -20,7 +20,7 @@ from stvit.layers.nd import convolve
 def depthwise(x: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     """Each channel of ``(B, C, *grid)`` with its own kernel ``(C, 1, *kernel)``, odd sides, padded by ``k // 2``.
 
-    The fast backward is taken on the CPU in float32 and float64, outside autocast and compiled graphs.
+    The fast backward is taken on the CPU in float32 and float64, outside autocast and recorded graphs.
     """
     if _wants_fast_backward(x, weight):
         return _Depthwise.apply(x, weight, tuple(stride))
@@ -36,6 +36,7 @@ def _wants_fast_backward(x: Tensor, weight: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
     )
 
 

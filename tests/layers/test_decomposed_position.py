@@ -43,6 +43,14 @@ def test_the_index_is_computed_once_per_size() -> None:
     assert relative_index(12, 4, device) is relative_index(12, 4, device)
 
 
+def test_a_size_first_seen_in_inference_mode_can_be_trained() -> None:
+    table = torch.randn(2 * 23 - 1, 2, requires_grad=True)
+    with torch.inference_mode():
+        position_vectors(table, 23, 23)
+    position_vectors(table, 23, 23).sum().backward()
+    assert table.grad is not None
+
+
 def test_tables_are_interpolated_without_moving_their_ends_outwards() -> None:
     table = torch.linspace(0, 1, 5).unsqueeze(1)
     longer = resize_table(table, 9)
