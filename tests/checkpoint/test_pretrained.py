@@ -13,7 +13,7 @@ from stvit.checkpoint import fetch
 from stvit.checkpoint.pretrained import load_pretrained
 from stvit.errors import UserError
 from stvit.model import Model
-from stvit.registry import Weights
+from stvit.registry import Weights, model_weights
 
 SMALL = {"depths": (1, 1), "width": 16, "input_size": (32, 32)}
 
@@ -97,3 +97,14 @@ def test_a_link_that_needs_a_browser_says_where_to_put_the_file(tmp_path: Path, 
 def test_a_model_without_published_weights_says_so() -> None:
     with pytest.raises(UserError, match="no weights are published for mvitv2_tiny: give checkpoint= a file"):
         load_pretrained(network(), ())
+
+
+PUBLISHED = [(name, weights) for name in stvit.list_models() for weights in model_weights(name)]
+
+
+@pytest.mark.parametrize(("name", "weights"), PUBLISHED)
+def test_what_is_published_says_how_it_was_trained_and_under_which_licence(name: str, weights: Weights) -> None:
+    assert weights.url.startswith("https://")
+    assert weights.protocol
+    assert weights.licence
+    assert weights.browser_only or fetch.cached_file(weights.url).suffix in (".pyth", ".pth", ".safetensors")
