@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stvit.backbones.base import Backbone, StageInfo
-from stvit.errors import UserError
+from stvit.errors import UserError, nearest
 from stvit.layers.mlp import MLP
 from stvit.layers.nd import conv, max_pool
-from stvit.layers.pooling_attention import NORM_EPS, PoolingAttention, PoolingAttentionSpec
+from stvit.layers.pooling_attention import NORM_EPS, PoolingAttention, PoolingAttentionSpec, Way
 
 
 @dataclass(frozen=True)
@@ -176,11 +177,16 @@ class MViT(Backbone):
         self._blocks(*self._stem(x), kept)
         return [rearrange(features, "b ... c -> b c ...") for features in kept]
 
-    def set_fused_attention(self, enable: bool) -> None:
-        """Whether attention is one fused call (the default) or the published arithmetic step by step; same results."""
+    def set_attention(self, way: Way) -> None:
+        """How attention is computed, with the same results; see :class:`PoolingAttention`. ``"auto"`` is the default.
+
+        ``"published"`` takes the published arithmetic step by step, which is what multiply-accumulates are stated for.
+        """
+        if way not in get_args(Way):
+            raise UserError(f"attention {way!r} is none of {', '.join(get_args(Way))}{nearest(way, get_args(Way))}")
         for module in self.modules():
             if isinstance(module, PoolingAttention):
-                module.fused = enable
+                module.way = way
 
     def get_classifier(self) -> nn.Module:
         """See :class:`Backbone`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,11 @@ from stvit.layers.nd import axes
 NORM_EPS = 1e-6  # of all layer norms
 # Heads are widened to a multiple of this: CUDA's fused kernels ask for it, and the CPU's is 4 % faster.
 WIDTH_MULTIPLE = 8
+# So many scores (batch x heads x queries x keys) in float32 stay in a CPU's cache, and computing them outright takes
+# up to a fifth less time than the fused call; without gradients, and with them. In half precision the fused call wins.
+FEW_SCORES = {False: 2**18, True: 2**21}
+
+Way = Literal["auto", "fused", "published"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,14 @@ class PoolingAttentionSpec:
     qkv_bias: bool = True
 
 
+def few_scores(q: Tensor, k: Tensor) -> bool:
+    """Whether scores of ``q`` and ``k`` ``(B, *grid, heads, d)`` are computed outright: see :data:`FEW_SCORES`."""
+    if q.device.type != "cpu" or q.dtype != torch.float32 or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    scores = q.numel() // q.shape[-1] * math.prod(k.shape[1:-2])
+    return scores <= FEW_SCORES[torch.is_grad_enabled()]
+
+
 class Pool(nn.Module):
     """The weight of a depthwise convolution ``(head_dim, 1, *kernel)`` that all heads share."""
 
@@ -61,15 +75,16 @@ class PoolingAttention(nn.Module):
     """Multi-head attention whose queries, keys and values are convolved with strides, then normalised.
 
     Maps ``(B, *grid, dim)`` and, where there is one, the class token ``(B, 1, dim)`` to ``(B, *q_grid, dim_out)`` and
-    ``(B, 1, dim_out)``, ``q_grid = ceil(grid / q_stride)``. ``fused`` chooses between two ways to the same result: one
-    call of ``scaled_dot_product_attention``, or the published arithmetic step by step.
+    ``(B, 1, dim_out)``, ``q_grid = ceil(grid / q_stride)``. ``way`` chooses how: ``"fused"`` in one call of
+    ``scaled_dot_product_attention``, ``"published"`` by the published arithmetic step by step, ``"auto"`` by the first,
+    or with scores computed outright where these are few (see :data:`FEW_SCORES`). The results are the same.
     """
 
     def __init__(self, spec: PoolingAttentionSpec) -> None:
         super().__init__()
         self.spec = spec
         self.head_dim = spec.dim_out // spec.heads
-        self.fused = True
+        self.way: Way = "auto"
         self.qkv = nn.Linear(spec.dim, 3 * spec.dim_out, bias=spec.qkv_bias)
         self.pool_q = Pool(self.head_dim, spec.pool_kernel) if spec.pool_query else None
         self.pool_k = Pool(self.head_dim, spec.pool_kernel)
@@ -85,7 +100,8 @@ class PoolingAttention(nn.Module):
     def forward(self, x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
         q, k, v = self._pooled(x)
         q_cls, k_cls, v_cls = self._class_token_parts(cls)
-        attend = self._attend_fused if self.fused else self._attend_plain
+        outright = self.way == "published" or (self.way == "auto" and few_scores(q, k))
+        attend = self._attend_outright if outright else self._attend_fused
         out, out_cls = attend(q, k, v, q_cls, k_cls, v_cls)
         if self.spec.residual_pooling:  # of patches only, as published
             out = out + q
@@ -110,7 +126,7 @@ class PoolingAttention(nn.Module):
         else:
             q = q.unflatten(-1, (spec.heads, self.head_dim))
         read, stride = x, spec.kv_stride
-        if self.fused:
+        if self.way != "published":
             read, stride = only_read_places(x, spec.pool_kernel, spec.kv_stride)
         kv = pool_heads(self._project(read, 1, 2), [self.pool_k.weight, self.pool_v.weight], spec.heads, stride)
         k, v = kv.unflatten(-1, (2, spec.heads, self.head_dim)).unbind(-3)
@@ -165,7 +181,7 @@ class PoolingAttention(nn.Module):
         """What the class token's key gains in every score: as many copies of it as of each patch over time."""
         return math.log(k_grid[0]) if len(k_grid) == 3 else 0.0
 
-    def _attend_plain(
+    def _attend_outright(
         self, q: Tensor, k: Tensor, v: Tensor, q_cls: Tensor | None, k_cls: Tensor | None, v_cls: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """The published arithmetic: scores, plus biases between patches, softmax, weighted sum."""

@@ -51,7 +51,7 @@ def test_another_size_has_other_tables() -> None:
 
 def published_macs(name: str) -> float:
     model = stvit.create_model(name)
-    model.set_fused_attention(False)
+    model.set_attention("published")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about Python numbers
         return sum(count_macs(model, torch.zeros(1, 3, *model.spec.input_size)).values()) / 1e9
@@ -94,10 +94,16 @@ def test_fused_attention_equals_the_published_arithmetic(name: str) -> None:
     model = build(name).double()
     for size in (model.spec.input_size, tuple(n + 9 for n in model.spec.input_size)):
         x = torch.randn(2, 3, *size, dtype=torch.float64)
-        model.set_fused_attention(True)
-        fused = model(x)
-        model.set_fused_attention(False)
-        torch.testing.assert_close(fused, model(x), atol=1e-12, rtol=1e-10)
+        model.set_attention("published")
+        published = model(x)
+        for way in ("auto", "fused"):
+            model.set_attention(way)
+            torch.testing.assert_close(model(x), published, atol=1e-12, rtol=1e-10)
+
+
+def test_a_way_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="'fusd' is none of auto, fused, published"):
+        build("mvitv2_tiny").set_attention("fusd")
 
 
 def test_width_grows_in_the_attention_or_in_the_mlp_before_it() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stvit.layers import pooling_attention
 from stvit.layers.nd import convolve
 from stvit.layers.pooling_attention import PoolingAttention, PoolingAttentionSpec, only_read_places
 
@@ -47,15 +48,15 @@ def test_both_forms_agree_in_value_and_gradient(spec: PoolingAttentionSpec, toke
         x = torch.randn(2, *grid, spec.dim, dtype=torch.float64, requires_grad=True)
         cls = torch.randn(2, 1, spec.dim, dtype=torch.float64) if token else None
         outputs, gradients = {}, {}
-        for fused in (True, False):
-            attention.fused = fused
+        for way in ("fused", "published"):
+            attention.way = way
             out, out_cls = attention(x, cls)
             assert (out_cls is None) == (cls is None)
-            outputs[fused] = out.flatten() if out_cls is None else torch.cat([out.flatten(), out_cls.flatten()])
-            seen = torch.cos(torch.arange(outputs[fused].numel(), dtype=torch.float64))
-            gradients[fused] = torch.autograd.grad(outputs[fused], (x, *attention.parameters()), seen)
-        torch.testing.assert_close(outputs[True], outputs[False])
-        for got, want in zip(gradients[True], gradients[False], strict=True):
+            outputs[way] = out.flatten() if out_cls is None else torch.cat([out.flatten(), out_cls.flatten()])
+            seen = torch.cos(torch.arange(outputs[way].numel(), dtype=torch.float64))
+            gradients[way] = torch.autograd.grad(outputs[way], (x, *attention.parameters()), seen)
+        torch.testing.assert_close(outputs["fused"], outputs["published"])
+        for got, want in zip(gradients["fused"], gradients["published"], strict=True):
             torch.testing.assert_close(got, want)
 
 
@@ -63,7 +64,7 @@ def test_both_forms_agree_in_value_and_gradient(spec: PoolingAttentionSpec, toke
 def test_the_published_form_is_the_formula(spec: PoolingAttentionSpec) -> None:
     """One query of one head, by hand: scaled scores, unscaled q.R of every axis, softmax, values, plus the query."""
     attention = build(spec)
-    attention.fused = False
+    attention.way = "published"
     attention.proj = torch.nn.Identity()
     grid, head, d = GRIDS[spec][0], 1, attention.head_dim
     x = torch.randn(1, *grid, spec.dim, dtype=torch.float64)
@@ -114,13 +115,36 @@ def test_no_scores_are_ever_kept() -> None:
     x = torch.randn(1, 4, 16, 16, 12)
     queries, keys = 4 * 16 * 16, 4 * 8 * 8
     largest = {}
-    for fused in (True, False):
-        attention.fused, sizes = fused, []
+    for way in ("fused", "published"):
+        attention.way, sizes = way, []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):  # noqa: B023
             attention(x, None)
-        largest[fused] = max(sizes)
-    assert largest[False] >= queries * keys
-    assert largest[True] < queries * keys / 4
+        largest[way] = max(sizes)
+    assert largest["published"] >= queries * keys
+    assert largest["fused"] < queries * keys / 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "called"), [(2 * 6 * 7 * 3 * 4 * 2, "outright"), (2 * 6 * 7 * 3 * 4 * 2 - 1, "fused")]
+)
+@pytest.mark.parametrize("grad", [False, True])
+def test_few_scores_are_computed_outright(limit: int, called: str, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two samples, two heads, 6 x 7 queries and 3 x 4 keys, float32 on the CPU."""
+    monkeypatch.setitem(pooling_attention.FEW_SCORES, grad, limit)
+    attention, x = build(IMAGE).float(), torch.randn(2, 12, 14, 12)
+    calls = []
+    for way in ("outright", "fused"):
+        whole = getattr(attention, f"_attend_{way}")
+        monkeypatch.setattr(
+            attention, f"_attend_{way}", lambda *a, way=way, whole=whole: (calls.append(way), whole(*a))[1]
+        )
+    with torch.set_grad_enabled(grad):
+        attention(x, None)
+        assert calls == [called]
+        attention.double()(x.double(), None)
+        with torch.autocast("cpu", torch.bfloat16):
+            attention.float()(x, None)
+    assert calls == [called, "fused", "fused"]
 
 
 def test_bias_in_half_precision_keeps_eight_bits() -> None:
