@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "stvit.predictors": {"stvit.layers", "stvit.backbones", *BASE},
     "stvit.metrics": {"stvit.errors"},
     "stvit.models2d": {*NETWORKS, *BASE},
-    "stvit.models3d": {*NETWORKS, *BASE, "stvit.models2d"},
+    "stvit.models3d": {*NETWORKS, *BASE, "stvit.models2d", "stvit.inflation"},
     "stvit.datasets": {"stvit.errors", "stvit.preprocessing"},
     "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.inflation"},
     "stvit.config": {"stvit.errors", "stvit.registry", "stvit.backbones"},  # a file of others becomes a row of ours
