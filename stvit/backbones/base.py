@@ -47,8 +47,12 @@ class Backbone(Model):
         """Features to logits ``(B, num_classes)``, or with ``pre_logits`` to what the classifier sees."""
 
     @abstractmethod
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The map after every stage, ``(B, C, *grid)`` each, without a final norm."""
+    def forward_stages(self, x: Tensor, count: int) -> list[Tensor]:
+        """The maps after the first ``count`` stages, ``(B, C, *grid)`` each, without a final norm."""
+
+    @abstractmethod
+    def parameters_after(self, count: int) -> list[nn.Parameter]:
+        """What the maps of the first ``count`` stages do not depend on."""
 
     def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None) -> list[Tensor]:
         """Maps ``(B, C, *grid)`` after the chosen stages, in order.
@@ -57,8 +61,9 @@ class Backbone(Model):
             x: as in :meth:`forward`.
             indices: stages counted from 0, negative ones from the end; one number: so many last ones; None: all.
         """
-        maps = self.forward_stages(x)
-        return [maps[index] for index in stage_indices(indices, len(maps))]
+        chosen = stage_indices(indices, len(self.feature_info))
+        maps = self.forward_stages(x, chosen[-1] + 1)
+        return [maps[index] for index in chosen]
 
     @abstractmethod
     def get_classifier(self) -> nn.Module:
@@ -87,6 +92,8 @@ def stage_indices(indices: int | Sequence[int] | None, stages: int) -> list[int]
             raise UserError(f"stage {index} was asked for, and there are {stages}: choose from 0 to {stages - 1}")
     if isinstance(indices, int) and not 0 < indices <= stages:
         raise UserError(f"{indices} stages were asked for, and there are {stages}")
+    if not chosen:
+        raise UserError(f"no stage was asked for: choose from 0 to {stages - 1}")
     return sorted({index % stages for index in chosen})
 
 
@@ -94,6 +101,8 @@ class FeatureMaps(Model):
     """A backbone as the bottom of a dense network: input to a list of maps ``(B, C, *grid)``, finest first.
 
     ``create_model(name, features_only=True)`` builds it. ``feature_info`` describes the maps in the same order.
+    Stages after the last map are not run, and what no map depends on takes no gradient (as
+    DistributedDataParallel wants it).
     """
 
     def __init__(self, network: Backbone, out_indices: int | Sequence[int] | None = None) -> None:
@@ -101,6 +110,8 @@ class FeatureMaps(Model):
         self.network = network
         self.out_indices = stage_indices(out_indices, len(network.feature_info))
         self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
+        for parameter in network.parameters_after(self.out_indices[-1] + 1):
+            parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.network.forward_intermediates(x, self.out_indices)

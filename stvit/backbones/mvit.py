@@ -7,8 +7,9 @@ grids of the same number of axes, the shapes of facebookresearch/mvit and SlowFa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import get_args
 
 import torch
@@ -142,16 +143,12 @@ class MViT(Backbone):
         temporal = F.interpolate(self.pos_embed_temporal.transpose(-1, -2), size=grid[0], mode="linear")
         return spatial.unsqueeze(1) + temporal.transpose(-1, -2)[:, :, None, None]
 
-    def _blocks(self, x: Tensor, cls: Tensor | None, kept: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
-        """All blocks; the map after each stage goes into ``kept``."""
-        ends = stage_ends(self.spec.depths)
-        for index, block in enumerate(self.blocks):
+    def _run(self, blocks: Iterable[nn.Module], x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        for block in blocks:
             if self._checkpointing and torch.is_grad_enabled():
                 x, cls = checkpoint(block, x, cls, use_reentrant=False)
             else:
                 x, cls = block(x, cls)
-            if kept is not None and index in ends:
-                kept.append(x)
         return x, cls
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -159,7 +156,7 @@ class MViT(Backbone):
 
         With ``head_pooling="mean_then_norm"`` the norm belongs to the head.
         """
-        x, cls = self._blocks(*self._stem(x))
+        x, cls = self._run(self.blocks, *self._stem(x))
         x = x.flatten(1, -2)
         x = x if cls is None else torch.cat([cls, x], dim=1)
         return x if self.spec.head_pooling == "mean_then_norm" else self.norm(x)
@@ -171,11 +168,20 @@ class MViT(Backbone):
         x = self.norm(x) if pooling == "mean_then_norm" else x
         return x if pre_logits else self.head(x)
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
+    def forward_stages(self, x: Tensor, count: int) -> list[Tensor]:
         """See :class:`Backbone`."""
-        kept: list[Tensor] = []
-        self._blocks(*self._stem(x), kept)
-        return [rearrange(features, "b ... c -> b c ...") for features in kept]
+        maps = []
+        x, cls = self._stem(x)
+        for start, end in pairwise([0, *stage_ends(self.spec.depths, after=True)[:count]]):
+            x, cls = self._run(self.blocks[start:end], x, cls)
+            maps.append(rearrange(x, "b ... c -> b c ..."))
+        return maps
+
+    def parameters_after(self, count: int) -> list[nn.Parameter]:
+        """See :class:`Backbone`."""
+        end = stage_ends(self.spec.depths, after=True)[count - 1]
+        modules = [*self.blocks[end:], self.norm, self.head]
+        return [parameter for module in modules for parameter in module.parameters()]
 
     def set_attention(self, way: Way) -> None:
         """How attention is computed, with the same results; see :class:`PoolingAttention`. ``"auto"`` is the default.
@@ -211,11 +217,8 @@ class MViT(Backbone):
         return {name for name, _ in self.named_parameters() if any(mark in name for mark in marks)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
-        """See :class:`Backbone`; a layer is a block, coarse or not."""
-        return {
-            "stem": r"^cls_token|^pos_embed|^patch_embed",
-            "blocks": [(r"^blocks\.(\d+)\.", None), (r"^norm", (99999,))],
-        }
+        """See :class:`Backbone`; a layer is a block, coarse or not; the final norm goes with the head."""
+        return {"stem": r"^cls_token|^pos_embed|^patch_embed", "blocks": r"^blocks\.(\d+)"}
 
 
 def init_linear(module: nn.Module) -> None:
@@ -317,9 +320,9 @@ def stage_starts(depths: Sequence[int]) -> list[int]:
     return [sum(depths[:stage]) for stage in range(1, len(depths))]
 
 
-def stage_ends(depths: Sequence[int]) -> list[int]:
-    """The last block of every stage."""
-    return [sum(depths[: stage + 1]) - 1 for stage in range(len(depths))]
+def stage_ends(depths: Sequence[int], after: bool = False) -> list[int]:
+    """The last block of every stage, or the one ``after`` it."""
+    return [sum(depths[: stage + 1]) - (not after) for stage in range(len(depths))]
 
 
 def block_specs(spec: MViTSpec, grid: Sequence[int]) -> list[BlockSpec]:
@@ -382,6 +385,8 @@ def check_spec(spec: MViTSpec) -> None:
         value = getattr(spec, name)
         if len(value) != ndim or min(value) < 1:
             raise UserError(f"{name}={value}: {ndim} numbers of at least 1 are needed, as input_size={spec.input_size}")
+    if any(s > 1 and s % 2 for s in spec.q_stride):
+        raise UserError(f"q_stride={spec.q_stride}: 1 or even numbers are needed, which skips can be pooled by")
     for name in ("patch_kernel", "pool_kernel"):
         if any(k % 2 == 0 for k in getattr(spec, name)):
             raise UserError(f"{name}={getattr(spec, name)}: kernels have odd sides")

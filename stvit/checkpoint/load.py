@@ -204,8 +204,11 @@ def _described(checkpoint: Mapping[str, object], found: Found) -> str:
 
 def _refuse_other_key_stride(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> None:
     """Refuse weights of a network whose keys stride otherwise: only the lengths of position tables show it."""
-    spec, possible = getattr(network, "spec", None), key_strides(weights)
-    if isinstance(spec, MViTSpec) and possible and spec.kv_stride[-1] not in possible:
+    spec = getattr(network, "spec", None)
+    if not isinstance(spec, MViTSpec):
+        return
+    possible = key_strides(weights, others=spec.kv_stride[-1:])
+    if possible and spec.kv_stride[-1] not in possible:
         raise UserError(
             f"{subject} does not fit {model_title(network)}: its keys stride by {possible[0]} in the first stage "
             f"and the model's by {spec.kv_stride[-1]}; create the model with its kv_stride"

@@ -89,19 +89,22 @@ def _grid(weights: Mapping[str, Tensor], ndim: int) -> tuple[int, ...]:
     return tuple((weights[f"blocks.0.attn.rel_pos_{axis}"].shape[0] + 1) // 2 for axis in axes)
 
 
-def key_strides(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
+def key_strides(weights: Mapping[str, Tensor], others: tuple[int, ...] = ()) -> tuple[int, ...]:
     """The first stage's strides of keys in space that the lengths of position tables allow, published ones first.
 
-    Empty where no stride gives these lengths, or where there are no tables.
+    ``others`` are tried after these: several strides give the same lengths. Empty where none of them gives the lengths
+    found, or where there are no tables.
     """
     told = mvit_spec(weights)
     if told is None or not told.relative_position:
         return ()
-    return _possible_key_strides(weights, told.depths, told.input_size[-1] // told.patch_stride[-1])
+    return _possible_key_strides(weights, told.depths, told.input_size[-1] // told.patch_stride[-1], others)
 
 
-def _possible_key_strides(weights: Mapping[str, Tensor], depths: tuple[int, ...], side: int) -> tuple[int, ...]:
-    strides = _KEY_STRIDES[weights["patch_embed.proj.weight"].ndim - 2]
+def _possible_key_strides(
+    weights: Mapping[str, Tensor], depths: tuple[int, ...], side: int, others: tuple[int, ...] = ()
+) -> tuple[int, ...]:
+    strides = _KEY_STRIDES[weights["patch_embed.proj.weight"].ndim - 2] + others
     tables = (weights.get(f"blocks.{i}.attn.rel_pos_w") for i in range(sum(depths)))
     stored = [len(table) for table in tables if table is not None]
     return tuple(stride for stride in strides if _table_rows(depths, side, stride) == stored)

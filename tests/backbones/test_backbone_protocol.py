@@ -62,6 +62,17 @@ def test_features_only_gives_the_same_maps_without_a_classifier(name: str) -> No
 
 
 @EVERY
+def test_what_maps_do_not_need_is_not_run_and_takes_no_gradient(name: str) -> None:
+    settings = {k: v for k, v in SHRUNKEN[name].items() if k != "num_classes"}
+    maps = stvit.create_model(name, features_only=True, out_indices=[0, 2], **settings)
+    sum(m.sum() for m in maps(example(build(name)))).backward()
+    for key, parameter in maps.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), key
+    frozen = {key for key, parameter in maps.named_parameters() if not parameter.requires_grad}
+    assert {key.removeprefix("network.").split(".")[0] for key in frozen} == {"blocks", "norm"}
+
+
+@EVERY
 def test_a_new_classifier_has_new_classes_and_travels(name: str, tmp_path: Path) -> None:
     model = build(name)
     before = model.forward_head(model.forward_features(example(model)), pre_logits=True)

@@ -135,6 +135,28 @@ def test_drop_path_grows_linearly_and_drops_whole_samples() -> None:
     assert not (block(x, cls)[0] == x).flatten(1).all(1).any()
 
 
+def test_what_survives_drop_path_is_scaled_up() -> None:
+    """With one branch silenced, a sample has the other one in full over its survival rate, or not at all."""
+    spec = block_specs(stvit.create_model("mvitv2_tiny", **SHRUNKEN["mvitv2_tiny"]).spec, (16, 16))[0]
+    torch.manual_seed(0)
+    block = MultiScaleBlock(dataclasses.replace(spec, drop_path=0.75))
+    for parameter in block.mlp.fc2.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.randn(64, 4, 4, 8)
+    branch = block.eval()(x, None)[0] - x
+    kept = block.train()(x, None)[0] - x
+    ratios = (kept / branch).flatten(1).median(1).values
+    torch.testing.assert_close(ratios, ratios.round(), atol=1e-2, rtol=0)
+    assert set(ratios.round().int().tolist()) == {0, 4}
+    assert ratios.mean().item() == pytest.approx(1.0, abs=0.7)
+
+
+def test_all_layer_norms_have_the_published_epsilon() -> None:
+    norms = [m for m in on_meta("mvitv2_tiny").modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) == 10 * (2 + 3) + 1
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 def test_the_skip_is_pooled_without_mixing_frames() -> None:
     x = torch.randn(2, 3, 7, 9, 4)
     pooled = max_pool_skip(x, (1, 2, 2))
@@ -194,6 +216,7 @@ def test_frames_differ_by_their_place_in_time() -> None:
         ({"input_size": (2, 224)}, "smaller than one patch"),
         ({"pool_kernel": (2, 3)}, "pool_kernel=(2, 3): kernels have odd sides"),
         ({"q_stride": (0, 1)}, "q_stride=(0, 1)"),
+        ({"q_stride": (3, 3)}, "q_stride=(3, 3): 1 or even numbers"),
         ({"width": 97, "heads": 2}, "width=97 cannot be divided among heads=2"),
         ({"drop_path": 1.0}, "drop_path=1.0"),
         ({"head_pooling": "max"}, "head_pooling='max': choose from"),

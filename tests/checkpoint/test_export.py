@@ -106,6 +106,37 @@ def test_timms_class_token_networks_do_compute_something_else() -> None:
     assert relative_error(model, other, torch.randn(2, 3, 64, 64)) > 1e-2
 
 
+def test_torchvisions_first_mvit_runs_here() -> None:
+    """Absolute positions in space and time, and one for the class token; no relative ones, no residual pooling."""
+    widths, strides, keys = (16, 32, 64, 64, 128), (1, 2, 2, 1, 2), (8, 4, 2, 2, 1)
+    blocks = [
+        MSBlockConfig(
+            num_heads=width // 16,
+            input_channels=width,
+            output_channels=widths[min(i + 1, 4)],
+            kernel_q=[3, 3, 3] if strides[i] > 1 else [],
+            kernel_kv=[3, 3, 3],
+            stride_q=[1, strides[i], strides[i]] if strides[i] > 1 else [],
+            stride_kv=[1, keys[i], keys[i]],
+        )
+        for i, width in enumerate(widths)
+    ]
+    other = TorchvisionMViT(
+        (64, 96), 4, blocks, residual_pool=False, residual_with_cls_embed=False, rel_pos_embed=False,
+        proj_after_attn=False, num_classes=5,
+    )  # fmt: skip
+    for key, parameter in other.named_parameters():
+        if "pos_encoding" in key:
+            torch.nn.init.normal_(parameter, std=0.5)
+    first = {"relative_position": False, "absolute_position": True, "residual_pooling": False}
+    model = stvit.create_model(
+        "mvitv2_small_16x4", **SMALL, **first, input_size=(4, 64, 96), pool_unstrided_query=False,
+        widen_in_attention=False,
+    )  # fmt: skip
+    load_checkpoint(model, other.state_dict())
+    assert relative_error(other.eval(), model.eval(), torch.randn(2, 3, 4, 64, 96)) < 3e-5
+
+
 def test_torchvisions_network_runs_exported_weights() -> None:
     model = randomised(stvit.create_model("mvitv2_small_16x4", **SMALL, input_size=(4, 64, 64)))
     other = small_torchvision()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,3 +211,11 @@ def test_a_published_video_network_starts_from_an_image_checkpoint_and_the_repor
 def test_a_video_checkpoint_does_not_go_into_an_image_network() -> None:
     with pytest.raises(UserError, match=r"patch_embed\.proj\.weight \(16, 3, 3, 7, 7\) instead of \(16, 3, 7, 7\)"):
         load_checkpoint(image(), clip().state_dict())
+
+
+@pytest.mark.parametrize("stride", [3, 5, 6, 12, 32])
+def test_a_network_of_any_key_stride_loads_its_own_checkpoint(stride: int, tmp_path: Path) -> None:
+    settings = {"depths": (1, 1, 1, 1), "width": 8, "num_classes": 5, "input_size": (64, 64)}
+    model = stvit.create_model("mvitv2_tiny", **settings, kv_stride=(stride, stride))
+    save_checkpoint(tmp_path / "own.pt", pack_model(model))
+    assert model_from_checkpoint(tmp_path / "own.pt").spec == model.spec
