@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
 from stvit.errors import UserError
 from stvit.model import Model
 
-
-@dataclass(frozen=True)
-class StageInfo:
-    """One map of a feature pyramid."""
-
-    num_chs: int  # channels
-    reduction: tuple[int, ...]  # input positions per map position, per axis (H, W) or (T, H, W)
-    module: str  # the last block of the stage
+S = TypeVar("S")  # what a backbone hands from its last stage to its end
 
 
-class Backbone(Model):
+class FeatureInfo(tuple[dict[str, object], ...]):
+    """The maps of a pyramid, finest first, as timm describes them.
+
+    Each entry has ``num_chs`` (channels), ``reduction`` (pixels per map position in height), ``module`` (the last block
+    of the stage) and ``index``, and beside timm's ``strides``, input positions per map position for every axis.
+    """
+
+    def channels(self) -> list[int]:
+        """Channels of every map."""
+        return [cast(int, info["num_chs"]) for info in self]
+
+    def reduction(self) -> list[int]:
+        """Pixels of the input per position of every map, in height."""
+        return [cast(int, info["reduction"]) for info in self]
+
+    def module_name(self) -> list[str]:
+        """The module that ends every stage."""
+        return [cast(str, info["module"]) for info in self]
+
+
+class Backbone(Model, Generic[S]):
     """A classifier whose stages give a pyramid of maps; the method names are timm's.
 
     A subclass sets ``num_features`` (channels of the last stage), ``num_classes`` and ``feature_info``.
@@ -29,7 +42,7 @@ class Backbone(Model):
 
     num_features: int
     num_classes: int
-    feature_info: tuple[StageInfo, ...]
+    feature_info: FeatureInfo
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)`` to logits ``(B, num_classes)``, never probabilities.
@@ -47,23 +60,49 @@ class Backbone(Model):
         """Features to logits ``(B, num_classes)``, or with ``pre_logits`` to what the classifier sees."""
 
     @abstractmethod
-    def forward_stages(self, x: Tensor, count: int) -> list[Tensor]:
-        """The maps after the first ``count`` stages, ``(B, C, *grid)`` each, without a final norm."""
+    def forward_stages(self, x: Tensor, count: int) -> tuple[list[Tensor], S]:
+        """Maps ``(B, C, *grid)`` after the first ``count`` stages, without a final norm, and what goes on from there."""
+
+    @abstractmethod
+    def forward_final(self, state: S) -> Tensor:
+        """From where the last stage ended to what :meth:`forward_features` gives."""
+
+    @abstractmethod
+    def norm_map(self, features: Tensor) -> Tensor:
+        """The final norm on the map of the last stage."""
 
     @abstractmethod
     def parameters_after(self, count: int) -> list[nn.Parameter]:
         """What the maps of the first ``count`` stages do not depend on."""
 
-    def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None) -> list[Tensor]:
-        """Maps ``(B, C, *grid)`` after the chosen stages, in order.
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps ``(B, C, *grid)`` after chosen stages; timm's signature.
 
         Args:
             x: as in :meth:`forward`.
             indices: stages counted from 0, negative ones from the end; one number: so many last ones; None: all.
+            norm: apply the final norm to the map of the last stage.
+            stop_early: with ``intermediates_only``, do not run stages after the last chosen one (never done anyway).
+            output_fmt: ``"NCHW"``, the channels-first maps that there are; of clips ``(B, C, T, H, W)``.
+            intermediates_only: give the maps alone, else ``(what forward_features gives, maps)``.
         """
-        chosen = stage_indices(indices, len(self.feature_info))
-        maps = self.forward_stages(x, chosen[-1] + 1)
-        return [maps[index] for index in chosen]
+        if output_fmt != "NCHW":
+            raise UserError(f"output_fmt={output_fmt!r}: maps are channels-first, 'NCHW'")
+        stages = len(self.feature_info)
+        chosen = stage_indices(indices, stages)
+        maps, state = self.forward_stages(x, chosen[-1] + 1 if intermediates_only else stages)
+        if norm and stages - 1 in chosen:
+            maps[-1] = self.norm_map(maps[-1])
+        picked = [maps[index] for index in chosen]
+        return picked if intermediates_only else (self.forward_final(state), picked)
 
     @abstractmethod
     def get_classifier(self) -> nn.Module:
@@ -89,7 +128,7 @@ def stage_indices(indices: int | Sequence[int] | None, stages: int) -> list[int]
     chosen = list(range(stages))[-indices:] if isinstance(indices, int) else list(indices)
     for index in chosen:
         if not -stages <= index < stages:
-            raise UserError(f"stage {index} was asked for, and there are {stages}: choose from 0 to {stages - 1}")
+            raise UserError(f"stage {index} was asked for, and stages go from 0 to {stages - 1}")
     if isinstance(indices, int) and not 0 < indices <= stages:
         raise UserError(f"{indices} stages were asked for, and there are {stages}")
     if not chosen:
@@ -105,16 +144,17 @@ class FeatureMaps(Model):
     DistributedDataParallel wants it).
     """
 
-    def __init__(self, network: Backbone, out_indices: int | Sequence[int] | None = None) -> None:
+    def __init__(self, network: Backbone[S], out_indices: int | Sequence[int] | None = None) -> None:
         super().__init__()
         self.network = network
         self.out_indices = stage_indices(out_indices, len(network.feature_info))
-        self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
+        self.feature_info = FeatureInfo(network.feature_info[index] for index in self.out_indices)
         for parameter in network.parameters_after(self.out_indices[-1] + 1):
             parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return self.network.forward_intermediates(x, self.out_indices)
+        maps, _ = self.network.forward_stages(x, self.out_indices[-1] + 1)
+        return [maps[index] for index in self.out_indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See :class:`Backbone`."""

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stvit.backbones.base import Backbone, StageInfo
+from stvit.backbones.base import Backbone, FeatureInfo
 from stvit.errors import UserError, nearest
 from stvit.layers.mlp import MLP
 from stvit.layers.nd import conv, max_pool
@@ -71,7 +71,10 @@ class BlockSpec:
     drop_path: float
 
 
-class MViT(Backbone):
+Tokens = tuple[Tensor, Tensor | None]  # patches (B, *grid, C) and, where there is one, the class token (B, 1, C)
+
+
+class MViT(Backbone[Tokens]):
     """Images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)`` of any size to logits ``(B, num_classes)``.
 
     Other sizes than ``spec.input_size`` work: the relative position tables are interpolated by the published rule,
@@ -117,8 +120,7 @@ class MViT(Backbone):
             if name == "cls_token" or name.startswith("pos_embed"):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def _stem(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The patches ``(B, *grid, width)`` and the class token ``(B, 1, width)``."""
+    def _stem(self, x: Tensor) -> Tokens:
         if x.ndim != 2 + len(self.spec.input_size) or x.shape[1] != self.spec.in_channels:
             axes = "(B, C, H, W)" if len(self.spec.input_size) == 2 else "(B, C, T, H, W)"
             raise UserError(
@@ -143,7 +145,7 @@ class MViT(Backbone):
         temporal = F.interpolate(self.pos_embed_temporal.transpose(-1, -2), size=grid[0], mode="linear")
         return spatial.unsqueeze(1) + temporal.transpose(-1, -2)[:, :, None, None]
 
-    def _run(self, blocks: Iterable[nn.Module], x: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _run(self, blocks: Iterable[nn.Module], x: Tensor, cls: Tensor | None) -> Tokens:
         for block in blocks:
             if self._checkpointing and torch.is_grad_enabled():
                 x, cls = checkpoint(block, x, cls, use_reentrant=False)
@@ -156,7 +158,11 @@ class MViT(Backbone):
 
         With ``head_pooling="mean_then_norm"`` the norm belongs to the head.
         """
-        x, cls = self._run(self.blocks, *self._stem(x))
+        return self.forward_final(self._run(self.blocks, *self._stem(x)))
+
+    def forward_final(self, state: Tokens) -> Tensor:
+        """See :class:`Backbone`."""
+        x, cls = state
         x = x.flatten(1, -2)
         x = x if cls is None else torch.cat([cls, x], dim=1)
         return x if self.spec.head_pooling == "mean_then_norm" else self.norm(x)
@@ -168,14 +174,18 @@ class MViT(Backbone):
         x = self.norm(x) if pooling == "mean_then_norm" else x
         return x if pre_logits else self.head(x)
 
-    def forward_stages(self, x: Tensor, count: int) -> list[Tensor]:
+    def forward_stages(self, x: Tensor, count: int) -> tuple[list[Tensor], Tokens]:
         """See :class:`Backbone`."""
         maps = []
         x, cls = self._stem(x)
         for start, end in pairwise([0, *stage_ends(self.spec.depths, after=True)[:count]]):
             x, cls = self._run(self.blocks[start:end], x, cls)
             maps.append(rearrange(x, "b ... c -> b c ..."))
-        return maps
+        return maps, (x, cls)
+
+    def norm_map(self, features: Tensor) -> Tensor:
+        """See :class:`Backbone`."""
+        return self.norm(features.movedim(1, -1)).movedim(-1, 1)
 
     def parameters_after(self, count: int) -> list[nn.Parameter]:
         """See :class:`Backbone`."""
@@ -362,18 +372,22 @@ def table_rows(grid: Sequence[int], q_stride: Sequence[int], kv_stride: Sequence
     return tuple(2 * max(n // q, n // kv, 1) - 1 for n, q, kv in zip(grid, q_stride, kv_stride, strict=True))
 
 
-def stage_infos(spec: MViTSpec) -> tuple[StageInfo, ...]:
-    """Channels and reduction of the map after every stage."""
-    ends = stage_ends(spec.depths)
+def stage_infos(spec: MViTSpec) -> FeatureInfo:
+    """Channels and strides of the map after every stage."""
     widths = [block.dim_out for block in block_specs(spec, (1,) * len(spec.input_size))]
-    return tuple(
-        StageInfo(
-            num_chs=widths[end],
-            reduction=tuple(p * q**stage for p, q in zip(spec.patch_stride, spec.q_stride, strict=True)),
-            module=f"blocks.{end}",
+    infos = []
+    for stage, end in enumerate(stage_ends(spec.depths)):
+        strides = tuple(p * q**stage for p, q in zip(spec.patch_stride, spec.q_stride, strict=True))
+        infos.append(
+            {
+                "module": f"blocks.{end}",
+                "num_chs": widths[end],
+                "reduction": strides[-2],
+                "strides": strides,
+                "index": stage,
+            }
         )
-        for stage, end in enumerate(ends)
-    )
+    return FeatureInfo(infos)
 
 
 def check_spec(spec: MViTSpec) -> None:

@@ -39,12 +39,21 @@ def test_evaluation_gives_logits_and_not_probabilities(name: str) -> None:
 def test_maps_are_what_feature_info_says(name: str) -> None:
     model = build(name)
     x = example(model)
-    maps = model.forward_intermediates(x)
+    final, maps = model.forward_intermediates(x)
+    torch.testing.assert_close(final, model.forward_features(x))
     assert len(maps) == len(model.feature_info) == 4
+    assert [m.shape[1] for m in maps] == model.feature_info.channels()
     for features, info in zip(maps, model.feature_info, strict=True):
-        sizes = tuple(-(-size // step) for size, step in zip(x.shape[2:], info.reduction, strict=True))
-        assert features.shape == (2, info.num_chs, *sizes)
-        assert dict(model.named_modules())[info.module]
+        sizes = tuple(-(-size // step) for size, step in zip(x.shape[2:], info["strides"], strict=True))
+        assert features.shape == (2, info["num_chs"], *sizes)
+        assert info["reduction"] == info["strides"][-2]
+        assert dict(model.named_modules())[info["module"]]
+    normed = model.forward_intermediates(x, 1, norm=True, intermediates_only=True)
+    assert len(normed) == 1
+    tokens = normed[0].flatten(2).mT
+    torch.testing.assert_close(tokens, final[:, -tokens.shape[1] :])
+    with pytest.raises(UserError, match="output_fmt='NHWC'"):
+        model.forward_intermediates(x, output_fmt="NHWC")
 
 
 @EVERY
@@ -56,8 +65,8 @@ def test_features_only_gives_the_same_maps_without_a_classifier(name: str) -> No
     assert isinstance(maps, FeatureMaps)
     stvit.load_checkpoint(maps, model.state_dict())
     chosen = maps(x)
-    assert [f.num_chs for f in maps.feature_info] == [f.shape[1] for f in chosen]
-    for got, want in zip(chosen, model.forward_intermediates(x, [1, 3]), strict=True):
+    assert maps.feature_info.channels() == [f.shape[1] for f in chosen]
+    for got, want in zip(chosen, model.forward_intermediates(x, [1, 3], intermediates_only=True), strict=True):
         torch.testing.assert_close(got, want)
 
 
@@ -243,7 +252,7 @@ def test_out_indices_need_features_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "message"), [([4], "stage 4"), (5, "5 stages"), (0, "0 stages"), ([-5], "stage -5")]
+    ("indices", "message"), [([4], "stage 4"), (5, "5 stages"), (0, "0 stages"), ([], "no stage"), ([-5], "stage -5")]
 )
 def test_a_stage_that_is_not_there_is_named(indices: object, message: str) -> None:
     with pytest.raises(UserError, match=message):

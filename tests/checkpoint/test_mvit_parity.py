@@ -38,7 +38,7 @@ def run(fixture: parity.Fixture, model: nn.Module) -> dict[str, Tensor]:
     """Logits, and the maps after each stage as the fixture's notes subsample them."""
     maps: list[Tensor] = []
     hooks = [
-        model.get_submodule(info.module).register_forward_hook(lambda _module, _args, out: maps.append(out[0]))
+        model.get_submodule(info["module"]).register_forward_hook(lambda _module, _args, out: maps.append(out[0]))
         for info in model.feature_info
     ]
     with torch.inference_mode():
