@@ -61,7 +61,7 @@ class Backbone(Model, Generic[S]):
 
     @abstractmethod
     def forward_stages(self, x: Tensor, count: int) -> tuple[list[Tensor], S]:
-        """Maps ``(B, C, *grid)`` after the first ``count`` stages, without a final norm, and what goes on from there."""
+        """Maps ``(B, C, *grid)`` after the first ``count`` stages, not normalised, and what goes on from there."""
 
     @abstractmethod
     def forward_final(self, state: S) -> Tensor:
