@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn, Protocol
@@ -9,7 +10,7 @@ from typing import NoReturn, Protocol
 from fvcore.common.config import CfgNode
 
 from stvit.config.defaults import default_config
-from stvit.config.reading import leaves
+from stvit.config.reading import COMMAND_LINE, leaves
 from stvit.errors import UserError, nearest
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -100,7 +101,7 @@ def check(cfg: CfgNode, places: Mapping[str, str]) -> None:
     if not cfg.MODEL.NAME:
         refuse("MODEL.NAME", "a run needs a model; stvit.list_models() names them")
     _check_devices(cfg, refuse)
-    _check_solver(cfg, refuse)
+    _check_solver(cfg, places, refuse)
     _check_test(cfg, refuse)
     if cfg.DATA.DATASET == "moving_mnist":
         _check_moving_mnist(cfg, refuse)
@@ -141,7 +142,7 @@ def _check_devices(cfg: CfgNode, refuse: Refuse) -> None:
         refuse("BN.NORM_TYPE", "MODEL.FROZEN_BN is True: frozen statistics are not computed, together or apart")
 
 
-def _check_solver(cfg: CfgNode, refuse: Refuse) -> None:
+def _check_solver(cfg: CfgNode, places: Mapping[str, str], refuse: Refuse) -> None:
     solver = cfg.SOLVER
     if not all(0 <= beta < 1 for beta in solver.BETAS):
         refuse("SOLVER.BETAS", "both must be at least 0 and below 1")
@@ -150,7 +151,7 @@ def _check_solver(cfg: CfgNode, refuse: Refuse) -> None:
     if solver.LR_POLICY == "onecycle":
         _check_onecycle(cfg, refuse)
     else:
-        _check_cosine(cfg, refuse)
+        _check_cosine(cfg, places, refuse)
 
 
 def _check_onecycle(cfg: CfgNode, refuse: Refuse) -> None:
@@ -161,16 +162,19 @@ def _check_onecycle(cfg: CfgNode, refuse: Refuse) -> None:
             refuse(f"SOLVER.{key}", "SOLVER.LR_POLICY onecycle does not use it; its keys are SOLVER.ONECYCLE_*")
 
 
-def _check_cosine(cfg: CfgNode, refuse: Refuse) -> None:
+def _check_cosine(cfg: CfgNode, places: Mapping[str, str], refuse: Refuse) -> None:
     solver = cfg.SOLVER
     for key, default in default_config().SOLVER.items():
         if key.startswith("ONECYCLE_") and solver[key] != default:
             refuse(f"SOLVER.{key}", "SOLVER.LR_POLICY cosine does not use it; its keys are WARMUP_* and COSINE_END_LR")
-    if solver.WARMUP_START_LR and not solver.WARMUP_EPOCHS:
-        refuse("SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS is 0: there is no warm-up to start")
+    start = "SOLVER.WARMUP_START_LR"
+    # In a file it may stand for runs that do warm up; SOLVER.WARMUP_EPOCHS 0 on the command line is then enough.
+    if solver.WARMUP_START_LR and not solver.WARMUP_EPOCHS and places.get(start) == COMMAND_LINE:
+        refuse(start, "SOLVER.WARMUP_EPOCHS is 0: there is no warm-up to start; leave it out")
     if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
-        refuse("SOLVER.WARMUP_EPOCHS", f"the whole run is SOLVER.MAX_EPOCH {solver.MAX_EPOCH}")
-    for key in ("WARMUP_START_LR", "COSINE_END_LR"):
+        whole = f"the whole run is SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        refuse("SOLVER.WARMUP_EPOCHS", f"{whole}: lower it (0: no warm-up) or train longer")
+    for key in ("WARMUP_START_LR", "COSINE_END_LR") if solver.WARMUP_EPOCHS else ("COSINE_END_LR",):
         if solver[key] > solver.BASE_LR:
             refuse(f"SOLVER.{key}", f"the highest learning rate is SOLVER.BASE_LR {solver.BASE_LR}")
 
@@ -206,7 +210,9 @@ def _check_classification(cfg: CfgNode, refuse: Refuse) -> None:
     mixup = cfg.MIXUP
     if mixup.ENABLE and mixup.PROB and not (mixup.ALPHA or mixup.CUTMIX_ALPHA):
         refuse("MIXUP.ENABLE", "MIXUP.ALPHA and MIXUP.CUTMIX_ALPHA are both 0: there is nothing to mix by")
-    if cfg.TRAIN.ENABLE and mixup.ENABLE and mixup.PROB and cfg.TRAIN.BATCH_SIZE * cfg.AUG.NUM_SAMPLE % 2:
+    # Processes that torchrun started divide the batch first, and their task looks at what each of them gets.
+    alone = "WORLD_SIZE" not in os.environ
+    if cfg.TRAIN.ENABLE and mixup.ENABLE and mixup.PROB and cfg.TRAIN.BATCH_SIZE * cfg.AUG.NUM_SAMPLE % 2 and alone:
         refuse("TRAIN.BATCH_SIZE", "images are mixed in pairs: it must be even, or MIXUP.ENABLE False")
 
 

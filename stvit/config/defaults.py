@@ -23,7 +23,8 @@ def default_config() -> CfgNode:
     _C.DETERMINISTIC = False
     # Folder for checkpoints, metrics and pictures.
     _C.OUTPUT_DIR = "output"
-    # Optimiser steps between two log lines; also how often losses are checked for NaN and infinity.
+    # Optimiser steps between two log lines, at most those of an epoch; also how often losses are checked for NaN and
+    # infinity.
     _C.LOG_PERIOD = 50
 
     _C.MODEL = CfgNode()

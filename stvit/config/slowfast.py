@@ -45,6 +45,7 @@ class _Translation:
 
     theirs: dict[str, Setting]
     on_cpu: bool
+    told_by: str = ""  # how the project was recognised, for messages about its defaults
     ours: list[Setting] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -61,7 +62,13 @@ class _Translation:
 
     def refuse(self, key: str, wanted: str) -> NoReturn:
         setting = self.theirs[key]
-        raise UserError(f"{setting.place}: {key} is {setting.value!r}, but {wanted}")
+        if not self.is_default(key):
+            raise UserError(f"{setting.place}: {key} is {setting.value!r}, but {wanted}")
+        other = DEFAULTS.get(key, (ABSENT,))[0]  # mvit's, which is one of stvit's networks
+        example = f"{key}: {other}" if isinstance(other, bool | str) and other != setting.value else "another value"
+        raise UserError(
+            f"{setting.place}{self.told_by}: {key} is {setting.value!r}, but {wanted}; the file can set {example}"
+        )
 
 
 def translate(settings: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
@@ -86,7 +93,9 @@ def translate(settings: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
         _translate_each(translation)
         return [*translation.ours, *own], _remarks(translation)
     project = _project([s for s in settings if s.place != COMMAND_LINE] or settings)
-    translation = _Translation(_with_defaults(settings, project), on_cpu)
+    telling = next((s for s in settings if s.key in ONLY_SLOWFAST), None) if project == SLOWFAST else describes
+    told_by = f" (whose file this is by {telling.key}, {telling.place})" if telling is not None else ""
+    translation = _Translation(_with_defaults(settings, project), on_cpu, told_by)
     translation.remarks += _repeated(settings, project)
     _translate_network(translation)
     _translate_each(translation)

@@ -65,6 +65,11 @@ def test_an_odd_batch_is_fine_where_nothing_is_mixed():
     load_config(None, [*IMAGES, "TRAIN.BATCH_SIZE", "7", "AUG.NUM_SAMPLE", "2"])
 
 
+def test_what_processes_get_of_an_odd_batch_is_looked_at_when_it_is_divided(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    load_config(None, [*IMAGES, "TRAIN.BATCH_SIZE", "7"])
+
+
 def test_rates_follow_the_samples_of_an_optimiser_step():
     pairs = ("SOLVER.LR_POLICY", "cosine", "SOLVER.BASE_LR", "1e-3", "SOLVER.COSINE_END_LR", "1e-5")
     warm = ("SOLVER.WARMUP_EPOCHS", "1", "SOLVER.WARMUP_START_LR", "1e-4")

@@ -191,7 +191,14 @@ def test_mean_pooling_before_the_norm_is_kept_apart_from_that_after_it(tmp_path)
 def test_a_network_that_stvit_does_not_have_is_refused_at_the_setting_that_asks_for_it(tmp_path, more, key):
     message = refusal(tmp_path, slowfast("S", 16, 224, **more))
     assert f": {key} is " in message
-    assert message.startswith((str(tmp_path / "theirs.yaml") + ":", "default of SlowFast: "))
+    assert message.startswith((str(tmp_path / "theirs.yaml") + ":", "default of SlowFast (whose file this is by "))
+
+
+def test_a_refused_default_says_what_made_it_one_and_what_the_file_can_set(tmp_path):
+    message = refusal(tmp_path, "MODEL:\n  ARCH: mvit\n  NUM_CLASSES: 10\n")
+    place = f"default of SlowFast (whose file this is by MODEL.ARCH, {tmp_path / 'theirs.yaml'}:2): "
+    assert message.startswith(f"{place}MODEL.MODEL_NAME is 'SlowFast', but ")
+    assert message.endswith("; the file can set MODEL.MODEL_NAME: MViT")
 
 
 def test_another_network_of_theirs_is_refused(tmp_path):

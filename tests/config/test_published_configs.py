@@ -8,6 +8,7 @@ import pytest
 
 from stvit.config import CfgNode, load_config
 from stvit.config.derived import classifier_settings, learning_rates
+from stvit.errors import UserError
 from stvit.registry import model_spec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -53,6 +54,15 @@ def test_the_test_configuration_evaluates_the_same_network(variant):
 def test_a_small_batch_on_a_cpu_needs_no_other_setting():
     cfg = load("MViTv2_T.yaml", "DATA.PATH_TO_DATA_DIR", "somewhere", "NUM_GPUS", "0", "TRAIN.BATCH_SIZE", "8")
     assert learning_rates(cfg).base == pytest.approx(2.5e-4 * 8 / 256)
+
+
+def test_a_short_run_only_has_to_leave_the_warm_up_out():
+    short = ("SOLVER.MAX_EPOCH", "1")
+    assert load("MViTv2_T.yaml", *short, "SOLVER.WARMUP_EPOCHS", "0").SOLVER.WARMUP_EPOCHS == 0
+    slow = ("SOLVER.BASE_LR", "1e-7", "SOLVER.COSINE_END_LR", "0")
+    load("finetune/MViTv2_T_finetune.yaml", *short, *slow, "SOLVER.WARMUP_EPOCHS", "0")
+    with pytest.raises(UserError, match=r"SOLVER\.WARMUP_EPOCHS is 5\.0, .*MAX_EPOCH 1: lower it \(0: no warm-up\)"):
+        load("finetune/MViTv2_T_finetune.yaml", *short)
 
 
 def test_fine_tuning_replaces_the_head_and_spares_early_layers():
