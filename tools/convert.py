@@ -23,7 +23,7 @@ from torch import Tensor
 from stvit.checkpoint import TARGETS, convert, pack_model, save_checkpoint
 from stvit.checkpoint.export import wrapped
 from stvit.checkpoint.recognise import mvit_spec, registered_name
-from stvit.checkpoint.save import save_safetensors
+from stvit.checkpoint.save import refuse_overwriting, save_safetensors
 from stvit.cli import ArgumentParser, run
 from stvit.errors import UserError
 from stvit.registry import create_model, model_spec
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="the network's registered name (default: as the checkpoint or its shapes tell)")
     parser.add_argument("--force", action="store_true", help="also where the target computes something else")
     options = parser.parse_args(argv)
+    refuse_overwriting(options.checkpoint, options.output)
     weights = convert(options.checkpoint, options.to, model=options.model, force=options.force)
     if options.output.suffix == ".safetensors":
         save_safetensors(options.output, weights)

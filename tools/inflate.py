@@ -22,6 +22,7 @@ from stvit.backbones.mvit import MViT
 from stvit.checkpoint import model_from_checkpoint, pack_model, save_checkpoint
 from stvit.checkpoint.load import in_our_layout, load_into, open_checkpoint
 from stvit.checkpoint.recognise import registered_name
+from stvit.checkpoint.save import refuse_overwriting
 from stvit.checkpoint.unwrap import find_weights, running_mean
 from stvit.cli import ArgumentParser, run
 from stvit.errors import UserError
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rule", choices=RULES, default="centre", help="how kernels grow in time (default: centre)")
     parser.add_argument("--output", required=True, help="the file to write; its folder must exist")
     options = parser.parse_args(argv)
+    refuse_overwriting(options.checkpoint, options.output)
     torch.manual_seed(0)  # what the image network has no weights for is the same each time
     model, inflated = inflated_model(options.checkpoint, options.model, options.rule)
     save_checkpoint(options.output, pack_model(model))

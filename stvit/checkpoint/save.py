@@ -56,6 +56,17 @@ def save_safetensors(path: str | PathLike[str], tensors: Mapping[str, Tensor]) -
     _save(Path(path), _checked_bytes(plain, ""), lambda file: file.write(save(plain, metadata={"format": "pt"})))
 
 
+def refuse_overwriting(source: str, output: str | PathLike[str]) -> None:
+    """Refuse to write a result over the checkpoint that it is made from; addresses and missing files pass.
+
+    Raises:
+        UserError: both are the same file, also by a link.
+    """
+    read, written = Path(source).expanduser(), Path(output)
+    if read.exists() and written.exists() and read.samefile(written):
+        raise UserError(f"--output {output} is the file of --checkpoint, which is not overwritten: give another name")
+
+
 def _save(path: Path, needed: int, write: Callable[[IO[bytes]], object]) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it for the checkpoint")

@@ -112,6 +112,16 @@ def test_mistakes_are_named_in_one_line(tool: Run, tiny: Path, change: dict[str,
     assert not Path("out.pth").exists()
 
 
+@pytest.mark.parametrize("output", ["a.pth", "./a.pth", "link.pth"])
+def test_the_checkpoint_itself_is_not_overwritten(tool: Run, tiny: Path, output: str) -> None:
+    Path("a.pth").write_bytes(tiny.read_bytes())
+    Path("link.pth").symlink_to("a.pth")
+    status, out, err = tool("--checkpoint", "a.pth", "--to", "timm", "--output", output)
+    assert (status, out) == (2, "")
+    assert err.endswith("is the file of --checkpoint, which is not overwritten: give another name\n")
+    assert Path("a.pth").read_bytes() == tiny.read_bytes()
+
+
 def test_weights_of_no_registered_network_need_a_name(tool: Run, tmp_path: Path) -> None:
     torch.save(stvit.create_model("mvitv2_tiny", depths=(1, 1), width=16).state_dict(), "small.pth")
     status, _, err = tool("--checkpoint", "small.pth", "--to", "stvit", "--output", "own.pt")

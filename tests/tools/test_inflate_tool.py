@@ -104,6 +104,15 @@ def test_a_mistake_is_one_line_and_leaves_an_earlier_file(folder, tool, checkpoi
     assert sorted(file.name for file in folder.iterdir()) == before
 
 
+def test_the_checkpoint_itself_is_not_overwritten(folder, tool):
+    before = (folder / "small.pt").read_bytes()
+    words = ("--checkpoint", folder / "small.pt", "--model", "mvitv2_tiny_16f", "--output", "small.pt")
+    status, out, err = tool(*words)
+    assert (status, out) == (2, "")
+    assert err == "error: --output small.pt is the file of --checkpoint, which is not overwritten: give another name\n"
+    assert (folder / "small.pt").read_bytes() == before
+
+
 def test_an_unknown_rule_and_a_missing_folder_are_users_mistakes(tool):
     words = ("--checkpoint", "small.pt", "--model", "mvitv2_tiny_16f", "--output")
     status, _, err = tool(*words, "new.pt", "--rule", "center")
