@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from stvit.checkpoint.load import load_into, unwrap_model
-from stvit.checkpoint.model_file import describe_model, described_model
+from stvit.checkpoint.model_file import describe_model, described_model, model_from_checkpoint
 from stvit.checkpoint.reader import read_checkpoint
 from stvit.checkpoint.save import save_safetensors
 from stvit.errors import UserError
@@ -62,10 +62,11 @@ def from_pretrained(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Model:
-    """The model of a folder or of a Hub repository, in evaluation mode.
+    """The model of a folder, of a Hub repository or of one of stvit's own checkpoints, in evaluation mode.
 
     Args:
-        source: a folder that :func:`save_pretrained` wrote, or a Hub id such as ``"name/model"``.
+        source: a folder that :func:`save_pretrained` wrote, a Hub id such as ``"name/model"``, or a checkpoint file
+            that stvit wrote, as :func:`stvit.checkpoint.model_from_checkpoint` takes it.
         revision: branch, tag or commit of the Hub repository; with the others, as in ``huggingface_hub``.
         cache_dir: where downloads are kept.
         force_download: download even if it is there already.
@@ -73,11 +74,15 @@ def from_pretrained(
         token: for private repositories; None for the one of ``hf auth login``.
 
     Raises:
-        UserError: neither a folder nor a Hub repository, files that are missing, damaged or not stvit's, or a model
-            that this stvit does not know.
+        UserError: none of these, files that are missing, damaged or not stvit's, or a model that this stvit does not
+            know.
         OSError: the network or the disk failed.
     """
     folder = Path(source).expanduser()
+    if folder.is_file():
+        model = model_from_checkpoint(folder)
+        assert isinstance(model, Model)
+        return model
     if not folder.is_dir():
         folder = _downloaded(
             str(source),
@@ -95,6 +100,11 @@ def from_pretrained(
     load_into(model, read_checkpoint(folder / WEIGHTS), str(folder / WEIGHTS))
     assert isinstance(model, Model)
     return model.eval()
+
+
+def is_pretrained(source: str | PathLike[str]) -> bool:
+    """Whether a source is a folder that holds what :func:`save_pretrained` writes."""
+    return all((Path(source).expanduser() / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def push_to_hub(
@@ -144,7 +154,9 @@ def _downloaded(
     token: str | bool | None,
 ) -> Path:
     if not _HUB_ID.fullmatch(repo_id):
-        raise UserError(f"there is no folder {repo_id}, and it is no id of the Hub, which looks like name/model")
+        raise UserError(
+            f"there is no folder or checkpoint {repo_id}, and it is no id of the Hub, which looks like name/model"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -165,7 +177,9 @@ def _downloaded(
             token=token,
         )
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise UserError(f"{repo_id} is neither a folder nor a model on the Hub: {_line(error)}") from error
+        raise UserError(
+            f"{repo_id} is neither a folder or checkpoint nor a model on the Hub: {_line(error)}"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise OSError(f"{repo_id} is no folder and cannot be had from the Hub: {_line(error)}") from error
     return Path(folder)
@@ -190,6 +204,6 @@ def _card(described: Mapping[str, object]) -> str:
     name = header["name"] if isinstance(header, Mapping) else ""
     return (
         "---\nlibrary_name: stvit\ntags:\n- pytorch_model_hub_mixin\n- model_hub_mixin\n---\n\n"
-        f"`{name}` of [stvit](https://pypi.org/project/stvit):\n\n"
+        f"`{name}` of stvit, which is installed from a copy of its repository: `pip install /path/to/stvit`.\n\n"
         '```python\nimport stvit\n\nmodel = stvit.from_pretrained("this folder or its Hub id")\n```\n'
     )

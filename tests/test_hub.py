@@ -15,7 +15,7 @@ from torch import nn
 
 import stvit
 from stvit.backbones.mvit import MViT
-from stvit.checkpoint import load_checkpoint
+from stvit.checkpoint import load_checkpoint, pack_model, save_checkpoint
 from stvit.errors import UserError
 from stvit.hub import from_pretrained, push_to_hub, save_pretrained
 from stvit.model import Model
@@ -70,7 +70,7 @@ def test_the_weights_of_a_folder_load_as_a_checkpoint(tmp_path: Path, model: Mod
 
 
 def test_the_hubs_mixin_reads_the_folder_and_writes_one_like_it(tmp_path: Path, model: Model) -> None:
-    class OnTheHub(MViT, PyTorchModelHubMixin):
+    class OnTheHub(PyTorchModelHubMixin, MViT):  # before the network, whose own save_pretrained is ours
         def __init__(self, model: dict, preprocessing: dict, library_name: str = "stvit") -> None:
             super().__init__(model_spec(model["name"], **model["args"]))
 
@@ -151,13 +151,46 @@ def test_a_description_of_another_model_is_explained(
     assert "\n" not in str(error.value)
 
 
+def test_the_folder_predicts_and_says_how_its_model_is_built(tmp_path: Path, model: Model) -> None:
+    save_pretrained(model, tmp_path)
+    pixels = torch.rand(3, 40, 40)
+    assert stvit.predict(pixels, str(tmp_path)) == stvit.predict(pixels, model)
+    with pytest.raises(
+        UserError, match=r"is a folder of save_pretrained: stvit\.from_pretrained\('.*'\) builds"
+    ) as error:
+        load_checkpoint(model, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_stvits_own_is_taken_and_anothers_is_refused_with_the_way_out(
+    tmp_path: Path, model: Model
+) -> None:
+    save_checkpoint(tmp_path / "best.pt", pack_model(model))
+    again = from_pretrained(tmp_path / "best.pt")
+    assert same_weights(again, model)
+    assert again.preprocessing == model.preprocessing
+    torch.save(model.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(
+        UserError, match=r"other\.pth is not one of stvit's own .*create_model\(name, checkpoint="
+    ) as error:
+        from_pretrained(tmp_path / "other.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_the_card_links_to_no_package_index(tmp_path: Path, model: Model) -> None:
+    save_pretrained(model, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "pip install /path/to/stvit" in card
+    assert "pypi" not in card
+
+
 def test_what_cannot_be_saved_or_found_is_named(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="a Linear cannot be rebuilt from a file"):
         save_pretrained(nn.Linear(1, 1), tmp_path / "linear")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file: name a folder"):
         save_pretrained(model, tmp_path / "file")
-    with pytest.raises(UserError, match=r"there is no folder .*missing, and it is no id of the Hub"):
+    with pytest.raises(UserError, match=r"there is no folder or checkpoint .*missing, and it is no id of the Hub"):
         from_pretrained(tmp_path / "missing")
     with pytest.raises(OSError, match="nobody/nothing is no folder and cannot be had from the Hub") as error:
         from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path)

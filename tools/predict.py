@@ -4,6 +4,7 @@ The checkpoint decides which. A classifier's most probable classes are printed.
 
 Example:
     python tools/predict.py --checkpoint output/pets/checkpoints/best.pt --input cat.jpg --top-k 3
+    python tools/predict.py --checkpoint my_model --input cat.jpg     (a folder of save_pretrained)
     python tools/predict.py --checkpoint MViTv2_T_in1k.pyth --model mvitv2_tiny --input cat.jpg
 
 A predictor's input is the last frames of the source, as many as it takes. With --start it begins at that frame (from
@@ -41,7 +42,7 @@ from stvit.visual.strips import Example, animation, draw_strip, encode_png
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, predict, write."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--checkpoint", required=True, help="weights, in any layout that stvit.load_checkpoint reads")
+    parser.add_argument("--checkpoint", required=True, help="weights in any known layout, or a save_pretrained folder")
     parser.add_argument("--model", help="the network's name, for a checkpoint that does not carry it (published ones)")
     parser.add_argument("--input", required=True, help="an image; for frames an array, folder of images, GIF or video")
     parser.add_argument("--output", type=Path, help="folder for the results; made if missing. Needed for frames")

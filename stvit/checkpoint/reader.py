@@ -40,6 +40,10 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, object]:
     """
     path = Path(path).expanduser()
     if path.is_dir():
+        if all((path / name).is_file() for name in ("config.json", "model.safetensors")):
+            raise UserError(
+                f"{path} is a folder of save_pretrained: stvit.from_pretrained({str(path)!r}) builds its model"
+            )
         places = (path / name for name in ("checkpoints/best.pt", "best.pt", "model.safetensors"))
         best = next((file for file in places if file.is_file()), None)
         raise UserError(f"{path} is a folder, not a checkpoint: name the file in it{f', as {best}' if best else ''}")

@@ -62,8 +62,8 @@ def predict(
     Args:
         source: of a predictor, and what ``out_frames``, ``start`` and ``sequence`` are for: see
             :func:`predict_frames`. Of a classifier: see :func:`classify`.
-        model_or_checkpoint: a model, or one of stvit's own checkpoints. A model given is run in evaluation mode and
-            left in the mode it was in.
+        model_or_checkpoint: a model, one of stvit's own checkpoints, or a folder that ``save_pretrained`` wrote. A
+            model given is run in evaluation mode and left in the mode it was in.
         out_frames, start, sequence: for frame prediction only.
         top_k: for classification only.
         device: where to compute, moving the model there; None for where a model is, and for a checkpoint the GPU if
@@ -170,8 +170,10 @@ def _model(model_or_checkpoint: nn.Module | str | PathLike[str], device: str | t
     if isinstance(model_or_checkpoint, nn.Module):
         return model_or_checkpoint if device is None else model_or_checkpoint.to(device)
     from stvit.checkpoint import model_from_checkpoint  # reading files is not needed for a model in memory
+    from stvit.hub import from_pretrained, is_pretrained
 
-    model = model_from_checkpoint(model_or_checkpoint)
+    build = from_pretrained if is_pretrained(model_or_checkpoint) else model_from_checkpoint
+    model = build(model_or_checkpoint)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

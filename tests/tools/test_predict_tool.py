@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import stvit
-from stvit.checkpoint import pack_model, save_checkpoint
+from stvit.checkpoint import model_from_checkpoint, pack_model, save_checkpoint
 from stvit.checkpoint.layouts import openstl_mixvit
 from stvit.cli import run
 from stvit.engine.predict import FramePrediction, predict
@@ -188,6 +188,13 @@ def test_a_classifier_s_checkpoint_names_the_classes_of_an_image(folder, tool, c
     assert written == "out/classes/prediction.json"
     content = json.loads((folder / written).read_text())
     assert (content["input"], tuple(content["labels"])) == ("image.png", expected.labels)
+
+
+def test_a_folder_of_save_pretrained_predicts_as_its_checkpoint(folder, tool, classifier):
+    model_from_checkpoint(folder / "classifier.pt").save_pretrained(folder / "my_model")
+    status, out, err = tool("--checkpoint", "my_model", "--input", "image.png")
+    assert (status, err) == (0, "")
+    assert out == tool(*classifier)[1]
 
 
 def test_classes_need_no_folder_and_frames_do(tool, classifier):
