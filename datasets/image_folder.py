@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -153,7 +153,7 @@ class ImageFolder(Dataset[ImageSample]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self)} images, and none has number {index}")
-        return self._view(read_image(self.images.path(index)), epoch, index, 0)
+        return self._view(self._read(index), epoch, index, 0)
 
     def __getitems__(self, keys: Sequence[Key]) -> ImageBatch | UserError:
         """A batch; or the mistake that an image is, which a loader's worker hands over instead of a traceback."""
@@ -161,16 +161,26 @@ class ImageFolder(Dataset[ImageSample]):
         for key in keys:
             epoch, index = key if isinstance(key, tuple) else (0, key)
             try:
-                image = read_image(self.images.path(index))
+                image = self._read(index)
             except UserError as error:
                 return error
             samples += [self._view(image, epoch, index, view) for view in range(self.views)]
         pixels, labels, indices = zip(*samples, strict=True)
         return ImageBatch(torch.stack(pixels), torch.tensor(labels), epoch, torch.tensor(indices))
 
+    def _read(self, index: int) -> Image.Image:
+        try:
+            return read_image(self.images.path(index))
+        except UndecodableImageError as error:
+            raise UserError(f"{error}; replace or remove it") from error
+
     def _view(self, image: Image.Image, epoch: int, index: int, view: int) -> ImageSample:
         with seeded(sample_seed(self.seed, AUGMENTATION_STREAM, epoch, index, view)):
             return ImageSample(self.transform(image), int(self.images.labels[index]), index)
+
+
+class UndecodableImageError(UserError):
+    """A file, or a folder, that is not an image or a broken one; what to do about it is for the caller to say."""
 
 
 def read_image(path: str | PathLike[str]) -> Image.Image:
@@ -180,9 +190,12 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
     transparency is dropped; 16 bits of grey keep their upper 8; of an animation the first picture counts.
 
     Raises:
-        UserError: there is no such file, it is broken or cut off, or has more than 16 bits a pixel and channel.
+        UndecodableImageError: it is a folder, something else than an image, broken or cut off.
+        UserError: there is no such file, or it has more than 16 bits a pixel and channel.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UndecodableImageError(f"{path} is a folder, not an image")
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # about metadata and transparency that are of no use here
@@ -193,10 +206,12 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
         raise UserError(f"there is no image {path}") from None
     except PermissionError as error:
         raise UserError(f"{path} may not be read: {error.strerror}") from error
-    except PILLOW_ERRORS as error:
-        raise UserError(
-            f"{path} cannot be decoded as an image: {error or type(error).__name__}; replace or remove it"
+    except UnidentifiedImageError as error:  # whose words say no more than the path
+        raise UndecodableImageError(
+            f"{path} cannot be decoded as an image: its content is none that is known"
         ) from error
+    except PILLOW_ERRORS as error:
+        raise UndecodableImageError(f"{path} cannot be decoded as an image: {error or type(error).__name__}") from error
 
 
 def rgb(image: Image.Image, where: str) -> Image.Image:

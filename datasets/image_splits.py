@@ -42,6 +42,8 @@ def image_splits(root: Path, training: bool, testing: bool) -> ImageSplits:
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: DATA.PATH_TO_DATA_DIR names the one that holds train/ and val/")
+    if not any((root / name).is_dir() for name in ("train", "val", "test")):
+        _refuse_part(root)
     if not training and not (root / "train").is_dir():
         only = list_images(_tested(root))
         return ImageSplits(only.classes, None, None, only, only.folder.name == "val")
@@ -53,6 +55,19 @@ def image_splits(root: Path, training: bool, testing: bool) -> ImageSplits:
     if testing and test is None:
         test = list_images(_tested(root), classes)
     return ImageSplits(classes, train, validation, test, is_validation)
+
+
+def _refuse_part(root: Path) -> None:
+    """Raise :class:`UserError` if a folder without parts looks like one of them, or like classes without parts."""
+    whole = root.resolve().parent
+    if (whole / "train").is_dir() or (whole / "val").is_dir():
+        parent = root.parent if root.name not in ("", "..") else whole  # as the user wrote it
+        raise UserError(f"{root} is one part of a data set: set DATA.PATH_TO_DATA_DIR to its parent {parent}")
+    if any(entry.is_dir() and entry.name[0] != "." for entry in root.iterdir()):
+        raise UserError(
+            f"{root} holds folders, but neither train/ nor val/: DATA.PATH_TO_DATA_DIR names the folder that holds "
+            "train/CLASS/ and val/CLASS/"
+        )
 
 
 def _tested(root: Path) -> Path:
