@@ -63,9 +63,11 @@ class Progress:
         if self._bar is not None:
             self._bar.update(1)
 
-    def report(self, where: str, loss: float, lr: float, frames_per_s: float, data_wait: float) -> None:
+    def report(
+        self, where: str, loss: float, lr: float, frames_per_s: float, data_wait: float, unit: str = "frames"
+    ) -> None:
         """The figures of the last interval; ``data_wait`` is the share of time spent waiting for data."""
-        figures = f"loss {loss:.5f}, lr {lr:.2e}, {frames_per_s:.0f} frames/s, {data_wait:.0%} waiting for data"
+        figures = f"loss {loss:.5f}, lr {lr:.2e}, {frames_per_s:.0f} {unit}/s, {data_wait:.0%} waiting for data"
         if self._bar is not None:
             self._bar.set_description_str(where, refresh=False)
             self._bar.set_postfix_str(figures)

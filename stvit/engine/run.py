@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -23,14 +22,12 @@ from stvit.engine.distributed import (
     share_batch_statistics,
 )
 from stvit.engine.evaluate import evaluate
+from stvit.engine.output import refuse_unfit_output
 from stvit.engine.signals import stop_on_signals
 from stvit.engine.tasks import build_task, model_settings
 from stvit.engine.train import train
 from stvit.errors import UserError
 from stvit.registry import create_model
-
-# What a run leaves in OUTPUT_DIR that another one would overwrite.
-RUN_FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "metrics.jsonl", "results.json")
 
 
 def run(cfg: CfgNode) -> None:
@@ -49,12 +46,12 @@ def run(cfg: CfgNode) -> None:
     model = build_model(cfg, world)  # before the data, which can take long to make
     seed_rank(cfg.RNG_SEED, world)
     if world.main:
-        prepare_output(cfg)
+        refuse_unfit_output(cfg)
     with main_first(world):
         task = build_task(cfg, world)
     task.attach(model)
     if world.main:
-        for note in [*process_notes(cfg, model, world), *task.notes()]:
+        for note in [*start_notes(cfg), *process_notes(cfg, model, world), *task.notes()]:
             print(f"note: {note}", flush=True)
     with stop_on_signals(world) as stop:
         if cfg.TRAIN.ENABLE:
@@ -62,6 +59,17 @@ def run(cfg: CfgNode) -> None:
         if cfg.TEST.ENABLE:
             evaluate(cfg, model, task, stop, training_seconds)
     leave_world(world)
+
+
+def start_notes(cfg: CfgNode) -> list[str]:
+    """What a reader must know about the weights that training starts from, a line each."""
+    begins = cfg.TRAIN.ENABLE and not (Path(cfg.OUTPUT_DIR) / "checkpoints" / "last.pt").exists()
+    if begins and cfg.TRAIN.NEW_HEAD and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        return [
+            "TRAIN.NEW_HEAD is True, but TRAIN.CHECKPOINT_FILE_PATH names no pretrained weights: the whole network "
+            "starts from random ones"
+        ]
+    return []
 
 
 def process_notes(cfg: CfgNode, model: nn.Module, world: World) -> list[str]:
@@ -89,29 +97,6 @@ def refuse_missing_weights(cfg: CfgNode) -> None:
     best = Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt"
     if not cfg.TRAIN.ENABLE and not cfg.TEST.CHECKPOINT_FILE_PATH and not best.exists():
         raise UserError(f"there is nothing to evaluate: {best} is missing and TEST.CHECKPOINT_FILE_PATH is empty")
-
-
-def prepare_output(cfg: CfgNode) -> None:
-    """OUTPUT_DIR, made and tried, before any work goes into what could not be kept.
-
-    Raises:
-        UserError: it holds a run already and TRAIN.AUTO_RESUME is False.
-        OSError: it cannot be written.
-    """
-    folder = Path(cfg.OUTPUT_DIR)
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written: {error.strerror}") from error
-    if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME:
-        for name in RUN_FILES:
-            if (folder / name).exists():
-                raise UserError(
-                    f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a run already ({folder / name}): "
-                    "choose another folder, or continue that run with TRAIN.AUTO_RESUME True"
-                )
 
 
 def build_model(cfg: CfgNode, world: World) -> nn.Module:

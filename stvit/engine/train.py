@@ -16,6 +16,7 @@ from stvit.checkpoint import read_checkpoint, rng_state, save_checkpoint
 from stvit.config import config_to_dict
 from stvit.engine.distributed import World, barrier, batch_norms, gather_objects, share_buffers
 from stvit.engine.logging import Board, MetricsFile, Progress
+from stvit.engine.output import make_output
 from stvit.engine.signals import Stopped, StopRequest
 from stvit.engine.state import (
     TrainingState,
@@ -51,6 +52,7 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
     last = folder / "checkpoints" / "last.pt"
     metrics_bytes = resume(state, cfg, task.identity, last, world) if found_by_all(last, world) else 0
     if world.main:
+        make_output(folder)
         replace_files({folder / "config.yaml": yaml.safe_dump(config_to_dict(cfg), sort_keys=False).encode()})
     records = Records(cfg, state, world, metrics_bytes)
 
@@ -75,7 +77,8 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
         save()
         barrier(world)  # none leaves, for its launcher to see, before the file is there
         done = f"stopped after step {state.total_step} of {cfg.SOLVER.MAX_EPOCH * steps_per_epoch}, kept in {last}"
-        raise Stopped(stopped.signum, f"{done}; the same command with TRAIN.AUTO_RESUME True goes on") from None
+        command = "the same command" if cfg.TRAIN.AUTO_RESUME else "the same command with TRAIN.AUTO_RESUME True"
+        raise Stopped(stopped.signum, f"{done}; {command} goes on") from None
     finally:
         records.close()
     return state
@@ -108,7 +111,8 @@ def train_epoch(
         where = f"epoch {state.epoch + 1}, step {state.step} ({'; '.join(map(task.describe, group))})"
         state.interval.add(where, loss, norm, cfg.TRAIN.BATCH_SIZE * accumulate)
         records.progress.step()
-        if state.total_step % cfg.LOG_PERIOD == 0:
+        # Epochs that are shorter than the period are reported too, at their ends.
+        if state.total_step % min(cfg.LOG_PERIOD, state.steps_per_epoch) == 0:
             records.training(state, lr, task.frames_per_sample)
         inside = state.step < state.steps_per_epoch
         if inside and cfg.TRAIN.CHECKPOINT_STEPS and state.total_step % cfg.TRAIN.CHECKPOINT_STEPS == 0:
@@ -205,7 +209,8 @@ class Records:
         }
         self._write(record)
         where = f"epoch {state.epoch + 1}/{self.epochs} step {state.step}/{state.steps_per_epoch}"
-        self.progress.report(where, loss, lr, frames_per_s, data_wait)
+        unit = "images" if frames_per_sample == 1 else "frames"
+        self.progress.report(where, loss, lr, frames_per_s, data_wait, unit)
         state.interval = Interval()
 
     def validation(self, state: TrainingState, values: dict[str, float], better: bool) -> None:

@@ -266,7 +266,7 @@ def test_published_weights_on_other_classes_are_refused_with_a_way_out(official,
 
 def test_fine_tuning_keeps_the_weights_and_begins_a_new_head_when_asked(official, run, tmp_path, capsys):
     start = ("TRAIN.CHECKPOINT_FILE_PATH", official, "SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 1e-9)
-    with pytest.raises(UserError, match=r"head\.projection\.weight"):
+    with pytest.raises(UserError, match=r"TRAIN\.NEW_HEAD True"):
         run(tmp_path / "out", *start)
     decay = ("TRAIN.NEW_HEAD", True, "SOLVER.LAYER_DECAY", 0.75, "AUG.NUM_SAMPLE", 2, "TEST.ENABLE", False)
     output = run(tmp_path / "out", *start, *decay)
@@ -279,12 +279,23 @@ def test_fine_tuning_keeps_the_weights_and_begins_a_new_head_when_asked(official
 
 def test_a_head_with_more_classes_than_folders_is_trained_with_a_note(run, tmp_path, capsys):
     output = run(tmp_path / "out", "MODEL.NUM_CLASSES", 50, "SOLVER.MAX_EPOCH", 1)
-    assert "has 3 classes and the network 50" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "has 3 classes and the network 50" in said
+    assert "top-5" in said
     assert results(output)["per_class"].keys() == set(CLASSES)
     assert not (output / "confusion.png").exists()
     best = output / "checkpoints" / "best.pt"
     again = ("TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", best, "MODEL.NUM_CLASSES", 50)
     assert results(run(tmp_path / "again", *again))["methods"] == results(output)["methods"]
+
+
+def test_a_run_of_short_epochs_shows_its_losses_in_images_a_second(run, tmp_path, capsys):
+    output = run(tmp_path / "out", "LOG_PERIOD", 50, "TRAIN.NEW_HEAD", True)
+    assert [line["step"] for line in records(output, "train")] == [STEPS, 2 * STEPS]
+    said = capsys.readouterr().out
+    assert "images/s" in said
+    assert "names no pretrained weights: the whole network starts from random ones" in said
+    assert "top-5" not in said
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -319,7 +330,7 @@ def test_mixing_depends_on_the_step_alone(settings, tmp_path):
 
 
 def test_a_process_that_cannot_mix_its_images_in_pairs_is_refused(settings, tmp_path):
-    with pytest.raises(UserError, match=r"TRAIN\.BATCH_SIZE 6 leaves 3 to each process: make it even"):
+    with pytest.raises(UserError, match=r"TRAIN\.BATCH_SIZE 6 leaves 3 to each process: make it a multiple of 4"):
         build_task(settings(tmp_path, "TRAIN.BATCH_SIZE", 6), World(torch.device("cpu"), 0, 2))
 
 
@@ -336,6 +347,15 @@ def no_such_folder(root):
     return {"DATA.PATH_TO_DATA_DIR": root / "gone"}
 
 
+def one_part(root):
+    return {"DATA.PATH_TO_DATA_DIR": root / "train"}
+
+
+def no_parts(root):
+    shutil.move(root / "train", root / "whole" / "pets")
+    return {"DATA.PATH_TO_DATA_DIR": root / "whole" / "pets"}
+
+
 def no_validation(root):
     shutil.rmtree(root / "val")
 
@@ -348,13 +368,15 @@ def broken_image(root):
     ("spoil", "message"),
     [
         (no_such_folder, r"there is no folder .*gone: DATA\.PATH_TO_DATA_DIR names the one that holds train/ and val/"),
+        (one_part, r"images/train is one part of a data set: set DATA\.PATH_TO_DATA_DIR to its parent .*/images$"),
+        (no_parts, r"whole/pets holds folders, but neither train/ nor val/: DATA\.PATH_TO_DATA_DIR names the folder"),
         (no_validation, "there is no folder .*val: images belong in"),
         (broken_image, r"apple/2\.jpg cannot be decoded as an image"),
         (lambda root: {"MODEL.NUM_CLASSES": 2}, r"has 3 classes, but MODEL\.NUM_CLASSES is 2: MODEL\.NUM_CLASSES 3"),
         (lambda root: {"TRAIN.BATCH_SIZE": 14}, "holds 12 images, fewer than one optimiser step takes"),
         (lambda root: {"DATA.DATASET": "kinetics", "MODEL.NAME": "mvitv2_small_16x4"}, "lists of videos do not exist"),
     ],
-    ids=["folder", "val", "image", "classes", "batch", "videos"],
+    ids=["folder", "part", "parts", "val", "image", "classes", "batch", "videos"],
 )
 def test_a_mistake_is_one_line(run, tree, tmp_path, spoil, message):
     root = shutil.copytree(tree, tmp_path / "images")
@@ -362,3 +384,4 @@ def test_a_mistake_is_one_line(run, tree, tmp_path, spoil, message):
     with pytest.raises(UserError, match=message) as raised:
         run(tmp_path / "out", *(word for pair in changed.items() for word in pair))
     assert "\n" not in str(raised.value)
+    assert spoil is broken_image or not (tmp_path / "out").exists()

@@ -115,11 +115,15 @@ def test_a_mistake_in_settings_makes_no_folder(main, capsys, config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_status_1(main, capsys, config, tmp_path):
-    (tmp_path / "file").write_text("")
-    status, line = mistake(main, capsys, "--cfg", config, "OUTPUT_DIR", str(tmp_path / "file" / "run"))
+def test_a_folder_that_cannot_be_written_is_status_1_and_a_file_in_its_way_is_2(main, capsys, config, tmp_path):
+    status, line = mistake(main, capsys, "--cfg", config, "OUTPUT_DIR", "/proc/no/run")
     assert status == 1
     assert "cannot be written" in line
+    assert "Errno" not in line
+    (tmp_path / "file").write_text("")
+    status, line = mistake(main, capsys, "--cfg", config, "OUTPUT_DIR", str(tmp_path / "file" / "run"))
+    assert status == 2
+    assert "cannot be a folder" in line
 
 
 def test_training_that_diverges_is_status_1(main, capsys, config):

@@ -90,7 +90,7 @@ class ImageClassification:
             if each * cfg.AUG.NUM_SAMPLE % 2:
                 raise UserError(
                     f"MIXUP mixes images in pairs, and TRAIN.BATCH_SIZE {batch} leaves {each * cfg.AUG.NUM_SAMPLE} to "
-                    "each process: make it even, or set MIXUP.ENABLE False"
+                    f"each process: make it a multiple of {2 * self.world.size}, or set MIXUP.ENABLE False"
                 )
             self._mix = make_mixer(
                 mixup=cfg.MIXUP.ALPHA,
