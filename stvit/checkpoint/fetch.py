@@ -43,16 +43,23 @@ def fetch(url: str, sha256: str | None = None) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    by_hand = f"or save the file as {path}"
     try:  # writes beside the target and renames when complete
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=sys.stderr.isatty())
     except urllib.error.HTTPError as error:
         if 400 <= error.code < 500:
-            raise UserError(f"{url} cannot be downloaded ({error.code} {error.reason}): check the address") from error
-        raise OSError(f"{url} cannot be downloaded ({error.code} {error.reason}): try again later") from error
+            raise UserError(
+                f"{url} cannot be downloaded ({error.code} {error.reason}): check the address, {by_hand}"
+            ) from error
+        raise OSError(
+            f"{url} cannot be downloaded ({error.code} {error.reason}): try again later, {by_hand}"
+        ) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, FileNotFoundError):
             raise UserError(f"there is no checkpoint {url}") from error
-        raise OSError(f"{url} cannot be downloaded ({error.reason}): check the connection") from error
+        raise OSError(f"{url} cannot be downloaded ({error.reason}): check the connection, {by_hand}") from error
+    except (ConnectionError, TimeoutError) as error:  # on the way
+        raise OSError(f"{url} cannot be downloaded ({error}): try again, {by_hand}") from error
     except RuntimeError as error:
         if "hash" not in str(error):
             raise
