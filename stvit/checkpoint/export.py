@@ -44,7 +44,7 @@ _MVIT_V1_B = MViTSpec(
 
 
 def convert(
-    state_dict: Mapping[str, object] | str | PathLike[str],
+    state_dict: Mapping[str, object] | str | PathLike[str] | nn.Module,
     to: str,
     *,
     model: str | nn.Module | None = None,
@@ -54,7 +54,8 @@ def convert(
     """Weights in another library's layout, from any layout that :func:`stvit.load_checkpoint` reads.
 
     Args:
-        state_dict: a state dict, a checkpoint in memory, a file or an address.
+        state_dict: a state dict, a checkpoint in memory, a file or an address; also a network with its weights, which
+            is then ``model`` too.
         to: the target, one of :data:`TARGETS`: ``mvit`` (facebookresearch/mvit), ``slowfast``, ``torchvision``,
             ``timm``, ``mmpretrain``, ``mmaction2``, ``openstl-mixvit`` or ``stvit``.
         model: the network that the weights are of, or its registered name. Needed where neither the checkpoint nor
@@ -70,16 +71,20 @@ def convert(
         UserError: an unknown target, weights that its layout has no names for, weights of another network than
             ``model``, or (without ``force``) a target that cannot compute the same, with the reason.
     """
-    if to not in TARGETS:
-        raise UserError(f"there is no layout {to!r}{nearest(to, TARGETS)}: choose from {', '.join(TARGETS)}")
+    if isinstance(state_dict, nn.Module):
+        model = state_dict if model is None else model
+        state_dict = unwrap_model(state_dict).state_dict()
     checkpoint, name = open_checkpoint(state_dict)
     ema = running_mean(checkpoint) is not None if ema is None else ema
     weights, _ = find_weights(checkpoint, name, ema=ema)
     ours = in_our_layout(weights, checkpoint, name, model if isinstance(model, nn.Module) else None).weights
-    target = TARGETS[to]
+    fitting = [known for known in TARGETS if TARGETS[known].holds(ours)]
+    if to not in TARGETS:
+        raise UserError(f"there is no layout {to!r}{nearest(to, TARGETS)}: choose from {', '.join(fitting)}")
     spec = _spec(ours, checkpoint, name, model)
-    if not target.holds(ours):
-        raise UserError(f"{name} holds no whole network of a kind that layout {to} is for")
+    if to not in fitting:
+        raise UserError(f"{name} holds no whole network of a kind that layout {to} is for: {', '.join(fitting)} can be")
+    target = TARGETS[to]
     reasons = list(target.reasons(spec)) if spec is not None else []
     if reasons and not force:
         raise UserError(

@@ -239,8 +239,20 @@ def test_weights_of_another_network_than_the_named_one_are_refused_with_both_nam
 def test_what_is_no_target_or_no_mvit_is_refused() -> None:
     with pytest.raises(UserError, match=r"there is no layout 'tim' \(did you mean 'timm'"):
         convert(weightless("mvitv2_tiny"), to="tim")
-    with pytest.raises(UserError, match="holds no whole network of a kind that layout timm is for"):
+    with pytest.raises(UserError, match=r"choose from openstl-mixvit, stvit$"):
+        convert(stvit.create_model("mixvit_predictor_mini"), to="keras")
+    with pytest.raises(UserError, match="holds no whole network of a kind that layout timm is for: stvit can be"):
         convert(nn.Linear(2, 2).state_dict(), to="timm")
+
+
+def test_a_network_is_taken_with_its_weights_and_its_settings() -> None:
+    model = stvit.create_model("mvitv2_tiny", **SMALL, input_size=(64, 64))
+    converted, expected = convert(nn.DataParallel(model), to="timm"), convert(model.state_dict(), "timm", model=model)
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in converted.items())
+    mean = stvit.create_model("mvitv2_small_16x4", **SMALL, input_size=(4, 64, 64), head_pooling="mean_then_norm")
+    with pytest.raises(UserError, match=r"this has .*head_pooling mean_then_norm"):
+        convert(mean, to="torchvision")
 
 
 @pytest.mark.parametrize("source", MVIT_TARGETS)
