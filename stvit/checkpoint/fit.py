@@ -77,13 +77,14 @@ def fit(
     mismatched = [key for key in wrong if key not in head]
     if unfit or mismatched or (unexpected and not allow_unexpected):
         sizes = [f"{k} {_kind(weights[k])} instead of {_kind(targets[k])}" for k in mismatched]
+        beyond = [] if allow_unexpected else list(unexpected)
         problems = [
-            _some(unfit, f"it lacks {len(unfit)} of {len(targets)} weights"),
-            _some(sizes, f"{len(sizes)} have other sizes"),
-            _some(() if allow_unexpected else unexpected, f"{len(unexpected)} have no place in the model"),
-            _other_classes(network, weights, targets, mismatched),
+            (unfit, f"it lacks {len(unfit)} of {len(targets)} weights"),
+            (sizes, f"{len(sizes)} have other sizes"),
+            (beyond, f"{len(beyond)} have no place in the model"),
         ]
-        raise UserError(f"{subject} does not fit {model_title(network)}: {'; '.join(p for p in problems if p)}")
+        reason = _other_classes(network, weights, targets, mismatched) if not (unfit or beyond) else ""
+        raise UserError(f"{subject} does not fit {model_title(network)}: {reason or _listed(problems)}")
     return Fitted(fitted, tuple(interpolated), tuple(missing + wrong), dropped, unexpected)
 
 
@@ -108,16 +109,15 @@ def head_names(network: nn.Module) -> frozenset[str]:
 def _other_classes(
     network: nn.Module, weights: Mapping[str, Tensor], targets: Mapping[str, Tensor], mismatched: Sequence[str]
 ) -> str:
-    """How many classes there are on both sides, where that is what does not fit, and what to do about it."""
-    if not callable(getattr(network, "get_classifier", None)):
+    """How many classes there are on both sides, and what to do about it, where that is all that does not fit."""
+    if not callable(getattr(network, "get_classifier", None)) or not head_names(network).issuperset(mismatched):
         return ""
-    names = head_names(network)
-    key = next((k for k in mismatched if k in names), None)
-    if key is None:
+    theirs, ours = (next(iter(side[mismatched[0]].shape), 0) for side in (weights, targets))
+    if theirs == ours:
         return ""
     return (
-        f"it has {len(weights[key])} classes and the model {len(targets[key])}: allow_new_head=True keeps the model's "
-        "head, num_classes at its creation makes one that fits"
+        f"it has {theirs} classes and the model {ours}: load_checkpoint(model, ..., allow_new_head=True) "
+        f"(TRAIN.NEW_HEAD True) keeps a fresh head, num_classes={theirs} (MODEL.NUM_CLASSES {theirs}) builds the file's"
     )
 
 
@@ -171,7 +171,15 @@ def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else f' {tensor.dtype}'.replace(' torch.', ' ')}"
 
 
-def _some(names: Sequence[str], title: str) -> str:
-    """A title and its first few names, or nothing when there are none."""
-    more = ", ..." if len(names) > _SHOWN else ""
-    return f"{title} ({', '.join(names[:_SHOWN])}{more})" if names else ""
+def _listed(problems: Sequence[tuple[Sequence[str], str]]) -> str:
+    """Each kind of problem with a few names; where many differ, one name in all: it is another network's file."""
+    kinds = [(names, title) for names, title in problems if names]
+    many = sum(len(names) for names, _ in kinds) > len(problems) * _SHOWN
+    shown = [1 if many else _SHOWN] + [0 if many else _SHOWN] * (len(kinds) - 1)
+    return "; ".join(_some(names, title, count) for (names, title), count in zip(kinds, shown, strict=True))
+
+
+def _some(names: Sequence[str], title: str, shown: int) -> str:
+    """A title and the first names."""
+    more = ", ..." if len(names) > shown else ""
+    return f"{title} ({', '.join(names[:shown])}{more})" if shown else title

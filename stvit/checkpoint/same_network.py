@@ -10,6 +10,7 @@ from torch import nn
 from stvit.errors import UserError
 from stvit.registry import Spec, list_models, model_spec
 
+_SHOWN = 3  # settings in an error
 FORMAT_VERSION = 1
 FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
 # Settings that need not agree: sizes and lengths that networks adapt to, what only training uses, and the number of
@@ -66,6 +67,8 @@ def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, 
     differing = [f"{key} {there!r} instead of {here!r}" for key, (there, here) in pairs.items() if there != here]
     if differing:
         title = getattr(network, "model_name", type(network).__name__)
+        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         raise UserError(
-            f"{subject} does not fit {title}: it has {', '.join(differing)}; create the model with the same settings"
+            f"{subject} does not fit {title}: it has {', '.join(differing[:_SHOWN])}{more}; create "
+            "the model with the same settings"
         )
