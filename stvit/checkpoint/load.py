@@ -21,6 +21,7 @@ from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
 from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
 
 NATIVE = "stvit"
 
@@ -90,6 +91,7 @@ def load_into(
         refuse_other_settings(checkpoint, network, subject)
         _refuse_other_key_stride(found.weights, network, subject)
     network.load_state_dict(fitted.weights, strict=False)  # strictness is fit's, which also names the new head
+    _take_labels(checkpoint, network, fitted.weights)
     report = LoadReport(
         source=name,
         layout=found.layout,
@@ -193,6 +195,26 @@ def _converted(weights: dict[str, Tensor], layout: Layout, network: nn.Module | 
     return Found(ours, layout.NAME, tuple(changed), unused)
 
 
+def _take_labels(checkpoint: Mapping[str, object], network: nn.Module, loaded: Mapping[str, Tensor]) -> None:
+    """The class names of one of stvit's own checkpoints go with its head, unless the network has names already."""
+    match checkpoint:
+        case {"format": str(stated), "preprocessing": {"labels": list() | tuple() as labels}}:
+            pass
+        case _:
+            return
+    ours = getattr(network, "preprocessing", None)
+    if not stated.startswith("stvit-checkpoint-") or not isinstance(ours, Preprocessing) or ours.labels is not None:
+        return
+    if (
+        not labels
+        or len(labels) != getattr(network, "num_classes", None)
+        or not all(isinstance(label, str) for label in labels)
+    ):
+        return
+    if head_names(network) <= loaded.keys():
+        vars(network)["preprocessing"] = dataclasses.replace(ours, labels=tuple(labels))
+
+
 def _described(checkpoint: Mapping[str, object], found: Found) -> str:
     """What a checkpoint says, or its weights tell, that it is of."""
     header = checkpoint.get("model")
@@ -220,15 +242,24 @@ class _Inflated:
     """An image network's weights, as far as they go, under a video network's names."""
 
     weights: dict[str, Tensor]
-    grown: tuple[str, ...]  # from 2D to 3D, or zero for positions in time
+    grown: tuple[str, ...]  # from 2D to 3D
+    zero: tuple[str, ...]  # positions in time, which the image network lacks
     interpolated: tuple[str, ...]
     absent: tuple[str, ...]  # without counterpart, left as they are
     notes: tuple[str, ...]
 
     def added_to(self, report: LoadReport) -> LoadReport:
         """The report with what inflation did."""
-        interpolated = tuple(dict.fromkeys(self.interpolated + report.interpolated))
-        return dataclasses.replace(report, inflated=self.grown, interpolated=interpolated, notes=self.notes)
+        body = tuple(key for key in report.missing if not key.startswith("head."))
+        return dataclasses.replace(
+            report,
+            loaded=tuple(key for key in report.loaded if key not in self.zero),
+            inflated=self.grown,
+            interpolated=tuple(dict.fromkeys(self.interpolated + report.interpolated)),
+            missing=tuple(key for key in report.missing if key not in body),
+            new=self.zero + body,
+            notes=self.notes,
+        )
 
 
 def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> _Inflated | None:
@@ -250,7 +281,8 @@ def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -
         # A head of other classes goes on as it is in the file: whether it may be left out is fit's to say.
         weights={key: value for key, value in done.state_dict.items() if key not in kept}
         | {key: weights[key] for key in done.left_out},
-        grown=done.inflated + zero,
+        grown=done.inflated,
+        zero=zero,
         interpolated=done.interpolated,
         absent=tuple(key for key in kept if key not in head or key not in weights),
         notes=done.guarantees,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _SHOWN = 3  # names of each kind in the printed table
+_TITLES = {"missing": "new head"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LoadReport:
     inflated: tuple[str, ...] = ()  # from a 2D network into a 3D one
     interpolated: tuple[str, ...] = ()  # tables of positions resized to the model's
     missing: tuple[str, ...] = ()  # left as they were: a new head
+    new: tuple[str, ...] = ()  # what an image network lacks: positions in time are zero, the rest is left as it was
     unexpected: tuple[str, ...] = ()  # in the file without a place in the model
     notes: tuple[str, ...] = ()  # sentences: what is sure after inflation and what is not
 
@@ -34,6 +36,6 @@ class LoadReport:
             names = getattr(self, field.name)
             if names or field.name == "loaded":
                 examples = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-                rows.append((field.name, f"{len(names):5d}  {examples}".rstrip()))
+                rows.append((_TITLES.get(field.name, field.name), f"{len(names):5d}  {examples}".rstrip()))
         rows += [("" if i else "notes", note) for i, note in enumerate(self.notes)]
         return "\n".join(f"{title:<12}  {text}" for title, text in rows)

@@ -16,6 +16,7 @@ from stvit.checkpoint.layouts import openstl_mixvit
 from stvit.errors import UserError
 
 SMALL = {"hidden_spatial": 8, "hidden_translator": 32, "encoder_depth": 2, "translator_depth": 1}
+BY_HAND = r", or save the file as .*/hub/checkpoints/stvit/\w+/a\.pth$"
 SMALL |= {"window": (4, 4), "dim_head": 8, "channel_heads": 4, "in_frames": 4}
 
 
@@ -49,6 +50,7 @@ def assert_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
         ({"norm.num_batches_tracked": torch.tensor(1.5)}, r"norm\.num_batches_tracked \(\) instead of \(\) int64"),
         ({"norm.weight": torch.tensor([1.0, float("nan")])}, r"holds values in norm\.weight that are not finite"),
         ({"norm.running_var": torch.tensor([1.0, float("inf")])}, r"norm\.running_var that are not finite"),
+        ({"head.weight": torch.ones(3, 4)}, r"1 have other sizes \(head\.weight \(3, 4\) instead of \(3, 2\)\)$"),
         ({"conv.bias": torch.tensor([1, 2])}, r"conv\.bias \(2,\) int64 instead of \(2,\)"),
     ],
 )
@@ -152,7 +154,7 @@ def test_values_too_large_for_the_model_are_refused() -> None:
 
 def test_another_number_of_classes_needs_permission() -> None:
     weights, model = Classifier(5).state_dict(), Classifier(3)
-    with pytest.raises(UserError, match=r"2 have other sizes \(head\.weight \(5, 2\) instead of \(3, 2\)"):
+    with pytest.raises(UserError, match=r"does not fit Classifier: it has 5 classes and the model 3: "):
         load_checkpoint(model, weights)
     head = model.head.weight.clone()
     report = load_checkpoint(model, weights, allow_new_head=True)
@@ -186,7 +188,7 @@ def test_the_report_is_a_short_table() -> None:
         "layout        openstl-mixvit",
         "weights       as trained",
         "loaded            4  a, b, c, ...",
-        "missing           1  head.weight",
+        "new head          1  head.weight",
     ]
 
 
@@ -240,7 +242,7 @@ def test_answers_of_a_server_are_told_apart(
         raise urllib.error.HTTPError(url, code, "reason", Message(), None)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(kind, match=rf"https://example\.org/a\.pth cannot be downloaded \({code} reason\)"):
+    with pytest.raises(kind, match=rf"https://example\.org/a\.pth cannot be downloaded \({code} reason\).*{BY_HAND}"):
         load_checkpoint(Classifier(), "https://example.org/a.pth")
 
 
@@ -249,5 +251,19 @@ def test_without_network_the_address_is_named(hub: Path, monkeypatch: pytest.Mon
         raise urllib.error.URLError(OSError("no route"))
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(OSError, match=r"https://example\.org/a\.pth cannot be downloaded \(no route\)"):
+    with pytest.raises(OSError, match=r"https://example\.org/a\.pth cannot be downloaded \(no route\).*" + BY_HAND):
         load_checkpoint(Classifier(), "https://example.org/a.pth")
+
+
+def test_a_file_saved_by_hand_where_the_message_says_is_taken(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(OSError, match=BY_HAND) as error:
+        load_checkpoint(Classifier(), "https://example.org/a.pth")
+    source = Classifier()
+    torch.save(source.state_dict(), str(error.value).rpartition("save the file as ")[2])
+    model = Classifier()
+    load_checkpoint(model, "https://example.org/a.pth")
+    assert_unchanged(model, copy_of(source))

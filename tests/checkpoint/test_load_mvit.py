@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,13 +57,17 @@ def test_another_variant_is_refused_with_both_names(to, layout: str) -> None:
     with pytest.raises(UserError, match=said) as error:
         load_checkpoint(model, to(weightless("mvitv2_small")))
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 220
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_an_official_file_of_another_variant_is_refused_with_both_names() -> None:
     model = stvit.create_model("mvitv2_tiny")
-    with pytest.raises(UserError, match=r"\(layout slowfast/mvit, of mvitv2_base_in21k\) does not fit mvitv2_tiny: "):
+    with pytest.raises(
+        UserError, match=r"\(layout slowfast/mvit, of mvitv2_base_in21k\) does not fit mvitv2_tiny: "
+    ) as error:
         load_checkpoint(model, {"model_state": weightless("mvitv2_base_in21k"), "cfg": "MVIT: {}"})
+    assert "classes" not in str(error.value)  # a new head would not help
 
 
 def test_an_image_file_of_another_variant_is_refused_by_a_video_network_with_both_names() -> None:
@@ -83,9 +89,14 @@ def test_a_variant_that_differs_in_the_stride_of_its_keys_alone_is_refused() -> 
 
 def test_another_number_of_classes_is_named_with_the_way_out_and_taken_by_request() -> None:
     source, model = image(num_classes=7), image()
-    said = r"it has 7 classes and the model 5: allow_new_head=True keeps the model's head"
-    with pytest.raises(UserError, match=said):
+    said = (
+        "the given state dict (layout stvit) does not fit mvitv2_tiny: it has 7 classes and the model 5: "
+        "load_checkpoint(model, ..., allow_new_head=True) (TRAIN.NEW_HEAD True) keeps a fresh head, num_classes=7 "
+        "(MODEL.NUM_CLASSES 7) builds the file's"
+    )
+    with pytest.raises(UserError) as error:
         load_checkpoint(model, source.state_dict())
+    assert str(error.value) == said
     head = model.head.projection.weight.clone()
     for checkpoint in (source.state_dict(), pack_model(source)):
         report = load_checkpoint(model, checkpoint, allow_new_head=True)
@@ -176,8 +187,10 @@ def test_an_image_checkpoint_is_inflated_into_a_video_network() -> None:
     source, model = image(), clip()
     report = load_checkpoint(model, {"model_state": source.state_dict()})
     assert report.layout == "slowfast/mvit"
-    assert {"patch_embed.proj.weight", "blocks.0.attn.pool_q.weight", "blocks.0.attn.rel_pos_t"} < set(report.inflated)
-    assert set(report.loaded) == set(model.state_dict())
+    assert {"patch_embed.proj.weight", "blocks.0.attn.pool_q.weight"} < set(report.inflated)
+    assert report.new == tuple(f"blocks.{i}.attn.rel_pos_t" for i in range(4))
+    assert set(report.loaded) == set(model.state_dict()) - set(report.new)
+    assert not set(report.inflated) & set(report.new)
     assert report.missing == report.interpolated == report.unexpected == ()
     assert "law holds" in report.notes[0]
     assert f"notes         {report.notes[0]}" in str(report)
@@ -199,13 +212,36 @@ def test_a_published_video_network_starts_from_an_image_checkpoint_and_the_repor
     source, model = image(), clip("mvitv2_small_16x4")
     token = model.cls_token.clone()
     report = load_checkpoint(model, source.state_dict())
-    assert report.missing == ("cls_token",)
+    assert (report.missing, report.new[-1]) == ((), "cls_token")
     assert torch.equal(model.cls_token, token)
     assert any("key stride" in note for note in report.notes)
     with pytest.raises(UserError, match="it has 7 classes and the model 5"):
         load_checkpoint(model, image(num_classes=7).state_dict())
     report = load_checkpoint(model, image(num_classes=7).state_dict(), allow_new_head=True)
-    assert report.missing == ("cls_token", "head.projection.weight", "head.projection.bias")
+    assert report.missing == ("head.projection.weight", "head.projection.bias")
+    assert "new head          2  head.projection.weight, head.projection.bias" in str(report)
+
+
+@pytest.mark.parametrize("build", [image, clip])
+def test_class_names_go_with_the_head_of_an_own_checkpoint(build: Callable[[], Model], tmp_path: Path) -> None:
+    source, labels = image(), tuple("abcde")
+    source.preprocessing = replace(source.preprocessing, labels=labels, mean=(0.0, 0.0, 0.0))
+    packed, model = pack_model(source), build()
+    mean = model.preprocessing.mean
+    load_checkpoint(model, packed)
+    assert (model.preprocessing.labels, model.preprocessing.mean) == (labels, mean)
+    model.save_pretrained(tmp_path)
+    assert stvit.from_pretrained(tmp_path).preprocessing.labels == labels
+
+
+def test_class_names_stay_where_the_head_is_new_or_they_are_known() -> None:
+    source, other, named = image(), image(num_classes=3), image()
+    source.preprocessing = replace(source.preprocessing, labels=tuple("abcde"))
+    load_checkpoint(other, pack_model(source), allow_new_head=True)
+    assert other.preprocessing.labels is None
+    named.preprocessing = replace(named.preprocessing, labels=tuple("vwxyz"))
+    load_checkpoint(named, pack_model(source))
+    assert named.preprocessing.labels == tuple("vwxyz")
 
 
 def test_a_video_checkpoint_does_not_go_into_an_image_network() -> None:

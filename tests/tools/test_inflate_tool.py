@@ -67,12 +67,14 @@ def test_the_mean_rule_is_written_and_reported_as_breaking_the_law(folder, tool)
 
 def test_a_published_file_is_recognised_and_agrees_with_loading_it_directly(folder, tool):
     words = ("--checkpoint", "MViTv2_T.pyth", "--model", "mvitv2_tiny_16f", "--output", "published.pt")
-    status, _, err = tool(*words)
+    status, out, err = tool(*words)
     assert (status, err) == (0, "")
     written = model_from_checkpoint(folder / "published.pt")
     direct = stvit.create_model("mvitv2_tiny_16f", num_classes=3)
     report = load_checkpoint(direct, folder / "MViTv2_T.pyth")
-    assert report.inflated
+    printed = {line.split()[0]: line.split()[1] for line in out.splitlines() if line}
+    assert (printed["inflated"], printed["new"]) == (str(len(report.inflated)), str(len(report.new)))
+    assert int(printed["copied"]) == len(report.loaded) - len(report.inflated) - len(report.interpolated)
     assert written.spec == direct.spec
     assert all(torch.equal(weight, direct.state_dict()[key]) for key, weight in written.state_dict().items())
 
