@@ -65,9 +65,9 @@ class _Translation:
         if not self.is_default(key):
             raise UserError(f"{setting.place}: {key} is {setting.value!r}, but {wanted}")
         other = DEFAULTS.get(key, (ABSENT,))[0]  # mvit's, which is one of stvit's networks
-        example = f"{key}: {other}" if isinstance(other, bool | str) and other != setting.value else "another value"
+        way_out = f"{key}: {other}" if isinstance(other, bool | str) and other != setting.value else key
         raise UserError(
-            f"{setting.place}{self.told_by}: {key} is {setting.value!r}, but {wanted}; the file can set {example}"
+            f"{setting.place}{self.told_by}: {key} is {setting.value!r}, but {wanted}; set {way_out} in the file"
         )
 
 

@@ -198,7 +198,7 @@ def test_a_refused_default_says_what_made_it_one_and_what_the_file_can_set(tmp_p
     message = refusal(tmp_path, "MODEL:\n  ARCH: mvit\n  NUM_CLASSES: 10\n")
     place = f"default of SlowFast (whose file this is by MODEL.ARCH, {tmp_path / 'theirs.yaml'}:2): "
     assert message.startswith(f"{place}MODEL.MODEL_NAME is 'SlowFast', but ")
-    assert message.endswith("; the file can set MODEL.MODEL_NAME: MViT")
+    assert message.endswith("; set MODEL.MODEL_NAME: MViT in the file")
 
 
 def test_another_network_of_theirs_is_refused(tmp_path):
