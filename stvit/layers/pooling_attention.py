@@ -143,10 +143,10 @@ class PoolingAttention(nn.Module):
         """Per axis ``(query places, key places, head_dim)``; empty without relative positions."""
         if self.spec.table_rows is None:
             return []
-        names = axes(len(q_grid))
+        tables = [getattr(self, f"rel_pos_{axis}") for axis in axes(len(q_grid))]
         return [
-            position_vectors(self.get_parameter(f"rel_pos_{axis}"), query, key).to(dtype)
-            for axis, query, key in zip(names, q_grid, k_grid, strict=True)
+            position_vectors(table, query, key).to(dtype)
+            for table, query, key in zip(tables, q_grid, k_grid, strict=True)
         ]
 
     # --- two ways to attend
@@ -156,7 +156,7 @@ class PoolingAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         q_grid, k_grid = q.shape[1:-2], k.shape[1:-2]
         vectors = self._position_vectors(q_grid, k_grid, q.dtype)
-        balanced = self.spec.balance_class_token and k_cls is not None
+        balanced = int(self.spec.balance_class_token and k_cls is not None)
         extra = [position_products(q, axis, vector) for axis, vector in enumerate(vectors)]
         extra += [q.new_ones(1).expand(*q.shape[:-1], 1)] if balanced else []
         width = sum(e.shape[-1] for e in extra)
