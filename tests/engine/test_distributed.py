@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from main_runs import Blow, assert_same_run, equal_bits, figures, server
+from main_runs import TINY_PREDICTOR, TINY_SEQUENCES, Blow, assert_same_run, equal_bits, figures, server
 
 from stvit.checkpoint import read_checkpoint
 from stvit.engine.launch import launch
@@ -25,24 +25,13 @@ SETTINGS = {
         "NAME": "mixvit_predictor",
         "FROZEN_BN": True,  # one process's statistics are those of another batch
         "ARGS": {
-            "hidden_spatial": 4,
-            "hidden_translator": 16,
-            "encoder_depth": 2,
-            "translator_depth": 1,
-            "window": [2, 2],
-            "dim_head": 4,
-            "channel_heads": 4,
+            **TINY_PREDICTOR,
             "drop_path": 0.0,
             "first_drop_path": 0.0,
         },
     },
     "MOVING_MNIST": {
-        "DIGITS": "sklearn",
-        "NUM_DIGITS": [1],
-        "IMAGE_SIZE": 12,
-        "DIGIT_SIZE": 8,
-        "FRAMES_IN": 2,
-        "FRAMES_OUT": 2,
+        **TINY_SEQUENCES,
         "TRAIN_SEQUENCES": 6 * 2 * STEPS + 5,  # the rest fills no step
         "VAL_SEQUENCES": 7,  # two or three processes have unequal parts of them
         "TEST_SEQUENCES": 5,

@@ -11,31 +11,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from main_runs import Blow, Outcome, assert_same_run, server
+from main_runs import TINY_PREDICTOR, TINY_SEQUENCES, Blow, Outcome, assert_same_run, server
 
 STEPS, EPOCHS = 8, 2  # optimiser steps an epoch; last.pt is written after steps 4, 8, 12 and 16
 SETTINGS = {
     "MODEL": {
         "NAME": "mixvit_predictor",
         "ARGS": {
-            "hidden_spatial": 4,
-            "hidden_translator": 16,
-            "encoder_depth": 2,
-            "translator_depth": 1,
-            "window": [2, 2],
-            "dim_head": 4,
-            "channel_heads": 4,
+            **TINY_PREDICTOR,
             "drop_path": 0.3,  # takes numbers from the global generator at every step
             "first_drop_path": 0.3,
         },
     },
     "MOVING_MNIST": {
-        "DIGITS": "sklearn",
-        "NUM_DIGITS": [1],
-        "IMAGE_SIZE": 12,
-        "DIGIT_SIZE": 8,
-        "FRAMES_IN": 2,
-        "FRAMES_OUT": 2,
+        **TINY_SEQUENCES,
         "TRAIN_SEQUENCES": 2 * 2 * STEPS + 3,  # the rest fills no step
         "VAL_SEQUENCES": 5,
         "TEST_SEQUENCES": 5,

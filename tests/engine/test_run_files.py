@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from main_runs import TINY_PREDICTOR, TINY_SEQUENCES
 
 import stvit.engine.steps
 import stvit.engine.tasks.moving_mnist
@@ -33,23 +34,10 @@ STEPS, EPOCHS = 8, 2
 SETTINGS = {
     "MODEL": {
         "NAME": "mixvit_predictor",
-        "ARGS": {
-            "hidden_spatial": 4,
-            "hidden_translator": 16,
-            "encoder_depth": 2,
-            "translator_depth": 1,
-            "window": [2, 2],
-            "dim_head": 4,
-            "channel_heads": 4,
-        },
+        "ARGS": TINY_PREDICTOR,
     },
     "MOVING_MNIST": {
-        "DIGITS": "sklearn",
-        "NUM_DIGITS": [1],
-        "IMAGE_SIZE": 12,
-        "DIGIT_SIZE": 8,
-        "FRAMES_IN": 2,
-        "FRAMES_OUT": 2,
+        **TINY_SEQUENCES,
         "TRAIN_SEQUENCES": 2 * STEPS,
         "VAL_SEQUENCES": 5,
         "TEST_SEQUENCES": 5,

@@ -15,6 +15,25 @@ import torch
 
 from stvit.checkpoint import read_checkpoint
 
+# A predictor and sequences so small that a training run takes a second.
+TINY_PREDICTOR = {
+    "hidden_spatial": 4,
+    "hidden_translator": 16,
+    "encoder_depth": 2,
+    "translator_depth": 1,
+    "window": [2, 2],
+    "dim_head": 4,
+    "channel_heads": 4,
+}
+TINY_SEQUENCES = {
+    "DIGITS": "sklearn",
+    "NUM_DIGITS": [1],
+    "IMAGE_SIZE": 12,
+    "DIGIT_SIZE": 8,
+    "FRAMES_IN": 2,
+    "FRAMES_OUT": 2,
+}
+
 SERVER = Path(__file__).parents[1] / "engine" / "process_server.py"
 
 
