@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from tool_calls import ToolCall
 from torch import Tensor
 
 import stvit
 from stvit.checkpoint import convert, load_checkpoint, model_from_checkpoint
-from stvit.cli import run
-
-TOOL = Path(__file__).parents[2] / "tools" / "convert.py"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> ToolCall:
     """Runs the tool in this process, in an empty folder: words -> (status, stdout, stderr)."""
-    spec = importlib.util.spec_from_file_location("convert_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.chdir(tmp_path)
-
-    def run_tool(*words: object) -> tuple[int, str, str]:
-        status = run(module.main, [str(word) for word in words])
-        return status, *capsys.readouterr()
-
-    return run_tool
+    return ToolCall("convert", capsys)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +35,7 @@ def weights(tiny: Path) -> dict[str, Tensor]:
     return torch.load(tiny, weights_only=True)["model_state"]
 
 
-def test_an_official_file_becomes_timms(tool: Run, tiny: Path, weights: dict[str, Tensor]) -> None:
+def test_an_official_file_becomes_timms(tool: ToolCall, tiny: Path, weights: dict[str, Tensor]) -> None:
     status, out, _ = tool("--checkpoint", tiny, "--to", "timm", "--output", "timm.pth")
     assert (status, out) == (0, f"timm.pth: {len(weights)} tensors for timm\n")
     written = torch.load("timm.pth", weights_only=True)
@@ -57,7 +44,7 @@ def test_an_official_file_becomes_timms(tool: Run, tiny: Path, weights: dict[str
     assert all(torch.equal(written[key], value) for key, value in expected.items())
 
 
-def test_safetensors_are_written_where_the_name_says_so(tool: Run, tiny: Path, weights: dict[str, Tensor]) -> None:
+def test_safetensors_are_written_where_the_name_says_so(tool: ToolCall, tiny: Path, weights: dict[str, Tensor]) -> None:
     assert tool("--checkpoint", tiny, "--to", "mmpretrain", "--output", "a.safetensors")[0] == 0
     assert safetensors.torch.load_file("a.safetensors").keys() == convert(weights, to="mmpretrain").keys()
 
@@ -67,7 +54,7 @@ def test_safetensors_are_written_where_the_name_says_so(tool: Run, tiny: Path, w
     [("slowfast", ["model_state"]), ("mvit", ["model_state"]), ("mmpretrain", ["meta", "state_dict"])],
 )
 def test_files_have_the_wrapper_of_their_library_and_load_again(
-    tool: Run, tiny: Path, weights: dict[str, Tensor], to: str, entries: list[str]
+    tool: ToolCall, tiny: Path, weights: dict[str, Tensor], to: str, entries: list[str]
 ) -> None:
     assert tool("--checkpoint", tiny, "--to", to, "--output", "out.pyth")[0] == 0
     assert list(torch.load("out.pyth", weights_only=True)) == entries
@@ -76,14 +63,14 @@ def test_files_have_the_wrapper_of_their_library_and_load_again(
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
-def test_stvits_own_file_names_its_model(tool: Run, tiny: Path, weights: dict[str, Tensor]) -> None:
+def test_stvits_own_file_names_its_model(tool: ToolCall, tiny: Path, weights: dict[str, Tensor]) -> None:
     assert tool("--checkpoint", tiny, "--to", "stvit", "--output", "own.pt")[0] == 0
     model = model_from_checkpoint("own.pt")
     assert (model.model_name, model.num_classes) == ("mvitv2_tiny", 7)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
-def test_a_refusal_writes_nothing_unless_forced(tool: Run, tiny: Path) -> None:
+def test_a_refusal_writes_nothing_unless_forced(tool: ToolCall, tiny: Path) -> None:
     words = ("--checkpoint", tiny, "--to", "torchvision", "--output", "tv.pth")
     status, out, err = tool(*words)
     assert (status, out) == (2, "")
@@ -103,7 +90,7 @@ def test_a_refusal_writes_nothing_unless_forced(tool: Run, tiny: Path) -> None:
         ({"--output": "no/such/folder.pth"}, "there is no folder no/such"),
     ],
 )
-def test_mistakes_are_named_in_one_line(tool: Run, tiny: Path, change: dict[str, str], said: str) -> None:
+def test_mistakes_are_named_in_one_line(tool: ToolCall, tiny: Path, change: dict[str, str], said: str) -> None:
     options = {"--checkpoint": str(tiny), "--to": "timm", "--output": "out.pth"} | change
     status, _, err = tool(*(word for pair in options.items() for word in pair))
     assert status == 2
@@ -113,7 +100,7 @@ def test_mistakes_are_named_in_one_line(tool: Run, tiny: Path, change: dict[str,
 
 
 @pytest.mark.parametrize("output", ["a.pth", "./a.pth", "link.pth"])
-def test_the_checkpoint_itself_is_not_overwritten(tool: Run, tiny: Path, output: str) -> None:
+def test_the_checkpoint_itself_is_not_overwritten(tool: ToolCall, tiny: Path, output: str) -> None:
     Path("a.pth").write_bytes(tiny.read_bytes())
     Path("link.pth").symlink_to("a.pth")
     status, out, err = tool("--checkpoint", "a.pth", "--to", "timm", "--output", output)
@@ -122,7 +109,7 @@ def test_the_checkpoint_itself_is_not_overwritten(tool: Run, tiny: Path, output:
     assert Path("a.pth").read_bytes() == tiny.read_bytes()
 
 
-def test_weights_of_no_registered_network_need_a_name(tool: Run, tmp_path: Path) -> None:
+def test_weights_of_no_registered_network_need_a_name(tool: ToolCall, tmp_path: Path) -> None:
     torch.save(stvit.create_model("mvitv2_tiny", depths=(1, 1), width=16).state_dict(), "small.pth")
     status, _, err = tool("--checkpoint", "small.pth", "--to", "stvit", "--output", "own.pt")
     assert status == 2

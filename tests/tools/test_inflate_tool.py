@@ -1,16 +1,12 @@
 """The command line that turns an image network's checkpoint into a video network's."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from tool_calls import ToolCall
 
 import stvit
 from stvit.checkpoint import load_checkpoint, model_from_checkpoint, pack_model, save_checkpoint
-from stvit.cli import run
 
-TOOL = Path(__file__).parents[2] / "tools" / "inflate.py"
 SHRUNKEN = {"depths": (1, 1, 1, 1), "width": 8, "input_size": (32, 32), "num_classes": 5}
 
 
@@ -30,16 +26,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def tool(folder, monkeypatch, capsys):
     """Runs the tool in this process, in the folder: words -> (status, stdout, stderr)."""
-    spec = importlib.util.spec_from_file_location("inflate_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.chdir(folder)
-
-    def run_tool(*words: object) -> tuple[int, str, str]:
-        status = run(module.main, [str(word) for word in words])
-        return status, *capsys.readouterr()
-
-    return run_tool
+    return ToolCall("inflate", capsys)
 
 
 def test_the_video_network_keeps_the_image_networks_settings_classes_and_logits(folder, tool):

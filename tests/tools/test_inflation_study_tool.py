@@ -1,24 +1,19 @@
 """The experiment on inflation: its clips, its four starts, and going on after an interruption."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tool_calls import load_tool
 
 from stvit.cli import run
-
-TOOL = Path(__file__).parents[2] / "tools" / "inflation_study.py"
 
 
 @pytest.fixture
 def study(monkeypatch):
     """The tool's module, with runs of two steps."""
-    spec = importlib.util.spec_from_file_location("inflation_study_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("inflation_study")
     small = {"IMAGE_STEPS": 2, "IMAGE_BATCH": 2, "STEPS": 2, "EVERY": 1, "BATCH": 2, "VALIDATION_CLIPS": 4}
     for name, value in small.items():
         monkeypatch.setattr(module, name, value)

@@ -1,7 +1,6 @@
 """The command line that predicts from a file, on a checkpoint of a small network."""
 
 import errno
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tool_calls import ToolCall
 
 import stvit
 from stvit.checkpoint import model_from_checkpoint, pack_model, save_checkpoint
 from stvit.checkpoint.layouts import openstl_mixvit
-from stvit.cli import run
 from stvit.engine.predict import FramePrediction, predict
 
 TOOL = Path(__file__).parents[2] / "tools" / "predict.py"
@@ -53,17 +52,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def tool(folder, monkeypatch, capsys):
     """Runs the tool in this process, in the folder: words -> (status, stdout, stderr)."""
-    spec = importlib.util.spec_from_file_location("predict_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.chdir(folder)
-
-    def run_tool(*words: object) -> tuple[int, str, str]:
-        status = run(module.main, [str(word) for word in words])
-        return status, *capsys.readouterr()
-
-    run_tool.module = module
-    return run_tool
+    return ToolCall("predict", capsys)
 
 
 def test_array_animation_and_strip_are_written_and_named(folder, tool):
