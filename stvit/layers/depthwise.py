@@ -2,7 +2,7 @@
 
 torch's own backward of a depthwise convolution over three axes takes 10 to 20 times as long as the forward on a CPU.
 The gradient of the input is a convolution again, which is as fast as the forward, and the gradient of the weight is one
-sum over positions for each of its taps. Both together take a third of the time (``tools/benchmark.py mvit``).
+sum over positions for each of its taps. Both together take a third of the time.
 """
 
 from __future__ import annotations
