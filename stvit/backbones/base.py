@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, TypeVar, cast
+from types import TracebackType
+from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from stvit.errors import UserError
 from stvit.model import Model
@@ -34,20 +39,55 @@ class FeatureInfo(tuple[dict[str, object], ...]):
         return [cast(str, info["module"]) for info in self]
 
 
+def pyramid(modules: Sequence[str], widths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> FeatureInfo:
+    """Of every stage: the module that ends it, its channels, and input positions per map position for every axis."""
+    return FeatureInfo(
+        {"module": module, "num_chs": width, "reduction": stride[-2], "strides": stride, "index": index}
+        for index, (module, width, stride) in enumerate(zip(modules, widths, strides, strict=True))
+    )
+
+
+class BackboneSpec(Protocol):
+    """What the rows of all backbones say."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
+
+    @property
+    def input_size(self) -> tuple[int, ...]: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+
+class Head(Protocol):
+    """The end of a classifier, whose last layer is ``projection``."""
+
+    projection: nn.Module
+
+
 class Backbone(Model, Generic[S]):
     """A classifier whose stages give a pyramid of maps; the method names are timm's.
 
-    A subclass sets ``num_features`` (channels of the last stage), ``num_classes`` and ``feature_info``.
+    A subclass sets ``spec``, ``num_features`` (channels of the last stage), ``num_classes``, ``feature_info``, and
+    ``head``, a module whose ``projection`` is the classifier; it calls :meth:`check_input` and :meth:`run_block`.
     """
 
+    spec: BackboneSpec
     num_features: int
     num_classes: int
     feature_info: FeatureInfo
+    _checkpointing = False
+    _frozen_batch_norm = False
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Values that the classifier sees."""
+        return self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)`` to logits ``(B, num_classes)``, never probabilities.
 
-        With ``num_classes=0``: to the features that the classifier would see, ``(B, num_features)``.
+        With ``num_classes=0``: to the features that the classifier would see, ``(B, head_hidden_size)``.
         """
         return self.forward_head(self.forward_features(x))
 
@@ -104,21 +144,100 @@ class Backbone(Model, Generic[S]):
         picked = [maps[index] for index in chosen]
         return picked if intermediates_only else (self.forward_final(state), picked)
 
-    @abstractmethod
     def get_classifier(self) -> nn.Module:
         """The layer that gives logits."""
+        return cast(Head, self.head).projection
 
-    @abstractmethod
     def reset_classifier(self, num_classes: int) -> None:
         """Replace it by a fresh one for so many classes; 0 takes it away."""
+        old = next(self.parameters())
+        fresh = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+        self.init_classifier(fresh)
+        cast(Head, self.head).projection = fresh.to(old.device, old.dtype)
+        self.num_classes = num_classes
+        self.model_args = {**getattr(self, "model_args", {}), "num_classes": num_classes}
+        self.spec = dataclasses.replace(self.spec, num_classes=num_classes)  # type: ignore[misc]
 
-    @abstractmethod
+    def init_classifier(self, layer: nn.Module) -> None:
+        """Fill a fresh classifier: normal of 0.02, cut at 2, and zero bias."""
+        init_linear(layer)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the activations inside blocks again in the backward pass, instead of keeping them."""
+        self._checkpointing = enable
+
+    def run_block(self, block: nn.Module, *inputs: object) -> object:
+        """``block(*inputs)``, with activations checkpointed where :meth:`set_grad_checkpointing` asks for it.
+
+        Running statistics of batch norms are updated once.
+        """
+        if not (self._checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        if torch.compiler.is_compiling() or not any(isinstance(module, _BatchNorm) for module in block.modules()):
+            return checkpoint(block, *inputs, use_reentrant=False)
+        contexts = (_BatchStatistics(block, update=True), _BatchStatistics(block, update=False))
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: contexts)
+
+    def freeze_batch_norm(self, enable: bool = True) -> None:
+        """Keep batch norms in evaluation mode while the rest trains; their weights and biases still learn.
+
+        For small batches, as in detection.
+        """
+        self._frozen_batch_norm = enable
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone[S]:
+        """As of any module, but for batch norms that :meth:`freeze_batch_norm` froze."""
+        super().train(mode)
+        if self._frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise :class:`UserError` for an input of other axes or channels."""
+        if x.ndim != 2 + len(self.spec.input_size) or x.shape[1] != self.spec.in_channels:
+            axes = "(B, C, H, W)" if len(self.spec.input_size) == 2 else "(B, C, T, H, W)"
+            raise UserError(
+                f"{getattr(self, 'model_name', type(self).__name__)} takes {axes} with C = {self.spec.in_channels}, "
+                f"not a tensor of shape {tuple(x.shape)}"
+            )
 
     @abstractmethod
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Regular expressions that put parameters into layers by depth, for timm's layer-wise learning rates."""
+
+
+class _BatchStatistics:
+    """Whether the batch norms of a block take the statistics of a batch into their running ones.
+
+    A checkpointed block runs twice on a batch, which must count once.
+    """
+
+    def __init__(self, block: nn.Module, update: bool) -> None:
+        self.block, self.update = block, update
+        self.held: list[_BatchNorm] = []
+
+    def __enter__(self) -> None:
+        norms = (module for module in self.block.modules() if isinstance(module, _BatchNorm))
+        self.held = [] if self.update else [norm for norm in norms if norm.training and norm.track_running_stats]
+        for norm in self.held:
+            norm.track_running_stats = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for norm in self.held:
+            norm.track_running_stats = True
+
+
+def init_linear(module: nn.Module) -> None:
+    """Normal of 0.02, cut at 2, and zero bias, for linear layers; for :meth:`torch.nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def stage_indices(indices: int | Sequence[int] | None, stages: int) -> list[int]:

@@ -6,19 +6,18 @@ grids of the same number of axes, the shapes of facebookresearch/mvit and SlowFa
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from stvit.backbones.base import Backbone, FeatureInfo
+from stvit.backbones.base import Backbone, FeatureInfo, init_linear, pyramid
+from stvit.backbones.checks import check_axes, check_counts, check_odd, check_rates
 from stvit.errors import UserError, nearest
 from stvit.layers.mlp import MLP
 from stvit.layers.nd import conv, max_pool
@@ -84,6 +83,8 @@ class MViT(Backbone[Tokens]):
         UserError: a spec that is no network.
     """
 
+    spec: MViTSpec
+
     def __init__(self, spec: MViTSpec) -> None:
         super().__init__()
         check_spec(spec)
@@ -99,7 +100,6 @@ class MViT(Backbone[Tokens]):
         self.blocks = nn.ModuleList(MultiScaleBlock(block) for block in blocks)
         self.norm = nn.LayerNorm(self.num_features, eps=NORM_EPS)
         self.head = Head(self.num_features, spec.num_classes, spec.head_dropout)
-        self._checkpointing = False
         self.init_weights()
 
     def _add_absolute_positions(self, grid: tuple[int, ...]) -> None:
@@ -121,12 +121,7 @@ class MViT(Backbone[Tokens]):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def _stem(self, x: Tensor) -> Tokens:
-        if x.ndim != 2 + len(self.spec.input_size) or x.shape[1] != self.spec.in_channels:
-            axes = "(B, C, H, W)" if len(self.spec.input_size) == 2 else "(B, C, T, H, W)"
-            raise UserError(
-                f"{getattr(self, 'model_name', 'MViT')} takes {axes} with C = {self.spec.in_channels}, "
-                f"not a tensor of shape {tuple(x.shape)}"
-            )
+        self.check_input(x)
         x = self.patch_embed(x)
         cls = None if self.cls_token is None else self.cls_token.expand(x.shape[0], -1, -1)
         if not self.spec.absolute_position:
@@ -147,10 +142,7 @@ class MViT(Backbone[Tokens]):
 
     def _run(self, blocks: Iterable[nn.Module], x: Tensor, cls: Tensor | None) -> Tokens:
         for block in blocks:
-            if self._checkpointing and torch.is_grad_enabled():
-                x, cls = checkpoint(block, x, cls, use_reentrant=False)
-            else:
-                x, cls = block(x, cls)
+            x, cls = cast(Tokens, self.run_block(block, x, cls))
         return x, cls
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -204,23 +196,6 @@ class MViT(Backbone[Tokens]):
             if isinstance(module, PoolingAttention):
                 module.way = way
 
-    def get_classifier(self) -> nn.Module:
-        """See :class:`Backbone`."""
-        return self.head.projection
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """See :class:`Backbone`."""
-        old = self.norm.weight
-        self.num_classes = num_classes
-        self.model_args = {**getattr(self, "model_args", {}), "num_classes": num_classes}
-        self.head = Head(self.num_features, num_classes, self.spec.head_dropout).to(old.device, old.dtype)
-        self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
-        self.head.apply(init_linear)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """See :class:`Backbone`; block by block."""
-        self._checkpointing = enable
-
     def no_weight_decay(self) -> set[str]:
         """Class token and position tables, as in timm; the published recipe decays them (ZERO_DECAY_POS_CLS False)."""
         marks = ("cls_token", "pos_embed", "rel_pos")
@@ -229,14 +204,6 @@ class MViT(Backbone[Tokens]):
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """See :class:`Backbone`; a layer is a block, coarse or not; the final norm goes with the head."""
         return {"stem": r"^cls_token|^pos_embed|^patch_embed", "blocks": r"^blocks\.(\d+)"}
-
-
-def init_linear(module: nn.Module) -> None:
-    """Normal of 0.02, cut at 2, and zero bias; for :meth:`torch.nn.Module.apply`."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -375,49 +342,25 @@ def table_rows(grid: Sequence[int], q_stride: Sequence[int], kv_stride: Sequence
 def stage_infos(spec: MViTSpec) -> FeatureInfo:
     """Channels and strides of the map after every stage."""
     widths = [block.dim_out for block in block_specs(spec, (1,) * len(spec.input_size))]
-    infos = []
-    for stage, end in enumerate(stage_ends(spec.depths)):
-        strides = tuple(p * q**stage for p, q in zip(spec.patch_stride, spec.q_stride, strict=True))
-        infos.append(
-            {
-                "module": f"blocks.{end}",
-                "num_chs": widths[end],
-                "reduction": strides[-2],
-                "strides": strides,
-                "index": stage,
-            }
-        )
-    return FeatureInfo(infos)
+    ends = stage_ends(spec.depths)
+    strides = [
+        tuple(p * q**stage for p, q in zip(spec.patch_stride, spec.q_stride, strict=True)) for stage in range(len(ends))
+    ]
+    return pyramid([f"blocks.{end}" for end in ends], [widths[end] for end in ends], strides)
 
 
 def check_spec(spec: MViTSpec) -> None:
     """Raise :class:`UserError` for settings that contradict each other."""
-    ndim = len(spec.input_size)
-    if ndim not in (2, 3):
-        raise UserError(f"input_size={spec.input_size}: (H, W) for images or (frames, H, W) for clips is needed")
-    for name in ("patch_kernel", "patch_stride", "pool_kernel", "q_stride", "kv_stride"):
-        value = getattr(spec, name)
-        if len(value) != ndim or min(value) < 1:
-            raise UserError(f"{name}={value}: {ndim} numbers of at least 1 are needed, as input_size={spec.input_size}")
+    check_axes(spec, "patch_kernel", "patch_stride", "pool_kernel", "q_stride", "kv_stride")
+    check_odd(spec, "patch_kernel", "pool_kernel")
+    check_counts(spec)
+    check_rates(spec, "drop_path", "head_dropout")
     if any(s > 1 and s % 2 for s in spec.q_stride):
         raise UserError(f"q_stride={spec.q_stride}: 1 or even numbers are needed, which skips can be pooled by")
-    for name in ("patch_kernel", "pool_kernel"):
-        if any(k % 2 == 0 for k in getattr(spec, name)):
-            raise UserError(f"{name}={getattr(spec, name)}: kernels have odd sides")
-    if not spec.depths or min(spec.depths) < 1:
-        raise UserError(f"depths={spec.depths}: every stage needs at least one block")
-    if min(spec.input_size) < 1 or any(n < s for n, s in zip(spec.input_size, spec.patch_stride, strict=True)):
+    if any(n < s for n, s in zip(spec.input_size, spec.patch_stride, strict=True)):
         raise UserError(f"input_size={spec.input_size}: smaller than one patch of stride {spec.patch_stride}")
     if spec.width < 1 or spec.heads < 1 or spec.width % spec.heads:
         raise UserError(f"width={spec.width} cannot be divided among heads={spec.heads}")
-    if spec.in_channels < 1 or spec.num_classes < 0 or spec.mlp_ratio <= 0:
-        raise UserError(
-            f"in_channels={spec.in_channels}, num_classes={spec.num_classes}, mlp_ratio={spec.mlp_ratio}: "
-            "at least 1, at least 0 and above 0 are needed"
-        )
-    for name in ("drop_path", "head_dropout"):
-        if not 0 <= getattr(spec, name) < 1:
-            raise UserError(f"{name}={getattr(spec, name)}: a rate of at least 0 and below 1 is needed")
     if spec.head_pooling not in HEAD_POOLING:
         raise UserError(f"head_pooling={spec.head_pooling!r}: choose from {', '.join(HEAD_POOLING)}")
     if spec.head_pooling == "class_token" and not spec.class_token:
