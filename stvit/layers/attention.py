@@ -35,16 +35,38 @@ class GroupAttention(nn.Module):
         self.rel_pos = RelativePositionBias(window, self.heads)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        groups = x.shape[1]
-        q, k, v = rearrange(self.qkv(x), "b g n (three h d) -> three (b g) h n d", three=3, h=self.heads)
-        bias = self.rel_pos().to(q.dtype).unsqueeze(0)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``mask``: booleans ``(G, 1, N)``, False for tokens that no other token shall see."""
+        return self.proj(group_attention(self.qkv(x), self.rel_pos(), mask))
+
+
+def group_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot products within groups, plus a bias for each pair of places.
+
+    Args:
+        qkv: ``(B, G, N, 3 C)``, rows (q | k | v), each (heads, channels of a head).
+        bias: ``(heads, N, N)``, rows queries and columns keys.
+        mask: booleans ``(G, 1, N)``, False for keys to leave out; None takes all.
+
+    Returns:
+        ``(B, G, N, C)``.
+    """
+    groups, heads = qkv.shape[1], bias.shape[0]
+    bias = bias.to(qkv.dtype).unsqueeze(0)
+    if mask is None:
+        q, k, v = rearrange(qkv, "b g n (three h d) -> three (b g) h n d", three=3, h=heads)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(rearrange(out, "(b g) h n d -> b g n (h d)", g=groups))
+        return rearrange(out, "(b g) h n d -> b g n (h d)", g=groups)
+    q, k, v = rearrange(qkv, "b g n (three h d) -> three b (g h) n d", three=3, h=heads)
+    seen = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)  # (G, heads, N, N)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.flatten(0, 1).unsqueeze(0))
+    return rearrange(out, "b (g h) n d -> b g n (h d)", g=groups)
 
 
 class ChannelAttention(nn.Module):
     """Attention among the channels of each head, over all tokens at once: ``(B, N, C) -> (B, N, C)``.
+
+    Of clips, the logits are summed over space and averaged over time: a still clip has those of its frame.
 
     ``A = softmax(d^-1/2 k^T v)`` is d x d and ``out = A q`` (roles as MixViT has them; DaViT, arXiv 2204.03645, is the
     model). The logits are sums over N tokens that are scaled by ``d^-1/2`` alone, so they grow with the image and
@@ -66,11 +88,12 @@ class ChannelAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
+        """``frames``: how many the tokens are of."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         with torch.autocast(x.device.type, enabled=False):
             exact = torch.promote_types(q.dtype, torch.float32)
-            logits = (k * self.scale).to(exact).transpose(-2, -1) @ v.to(exact)
+            logits = (k.to(exact) * (self.scale / frames)).transpose(-2, -1) @ v.to(exact)
             weights = logits.softmax(dim=-1).to(q.dtype)
         out = q @ weights.transpose(-2, -1)  # out[n, c] = sum_d A[c, d] q[n, d]
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))

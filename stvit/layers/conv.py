@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from stvit.layers.depthwise import depthwise_conv
 from stvit.layers.nd import avg_pool, batch_norm, conv, pad_same
 
 
@@ -63,7 +64,11 @@ class MBConv(nn.Module):
         self.pre_norm = batch_norm(ndim, in_dim, norm_eps)
         self.expand = conv(in_dim, hidden, pointwise, bias=False)
         self.norm1 = batch_norm(ndim, hidden, norm_eps)
-        self.depthwise = conv(hidden, hidden, kernel, self.stride, groups=hidden, bias=False, padding=not self.strided)
+        self.depthwise = (
+            conv(hidden, hidden, kernel, self.stride, groups=hidden, bias=False, padding=False)
+            if self.strided
+            else depthwise_conv(hidden, kernel, bias=False)
+        )
         self.norm2 = batch_norm(ndim, hidden, norm_eps)
         self.act = act()
         self.se = SqueezeExcite(hidden, int(se_ratio * out_dim), ndim)

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from stvit.layers.attention import ChannelAttention, GroupAttention
 from stvit.layers.conv import MBConv
-from stvit.layers.partition import merge, partition
+from stvit.layers.partition import key_mask, merge, pad_to_windows, partition
 from stvit.layers.position import ConvPositionEncoding
 
 
 class GroupAttentionBlock(nn.Module):
     """Pre-norm attention and MLP inside windows, or inside grids: ``(B, C, *size)`` to the same shape.
 
-    Normalisation and MLP act on single tokens, so the map is cut once for both halves.
+    Normalisation and MLP act on single tokens, so the map is cut once for both halves. A map that the window does not
+    divide is padded at the ends of its axes for the cut, and the tokens on the map do not see the others.
     """
 
     def __init__(
@@ -41,10 +42,14 @@ class GroupAttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[2:]
+        mask = key_mask(size, self.window, grid=self.grid, device=x.device)
+        x = pad_to_windows(x, self.window)
         tokens = partition(x, self.window, grid=self.grid)  # (B, groups, N, C): whole images are dropped, not groups
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), mask))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return merge(tokens, self.window, x.shape[2:], grid=self.grid)
+        x = merge(tokens, self.window, x.shape[2:], grid=self.grid)
+        return x if mask is None else x[(..., *(slice(n) for n in size))]
 
 
 class ChannelAttentionBlock(nn.Module):
@@ -66,12 +71,13 @@ class ChannelAttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._residual(self.cpe1(x), self.norm1, self.attn)
-        return self._residual(self.cpe2(x), self.norm2, self.mlp)
-
-    def _residual(self, x: Tensor, norm: nn.Module, branch: nn.Module) -> Tensor:
+        x = self.cpe1(x)
         tokens = rearrange(x, "b c ... -> b (...) c")
-        tokens = tokens + self.drop_path(branch(norm(tokens)))
+        frames = x.shape[2] if x.ndim == 5 else 1
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), frames))
+        x = self.cpe2(tokens.transpose(1, 2).reshape(x.shape))
+        tokens = rearrange(x, "b c ... -> b (...) c")
+        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return tokens.transpose(1, 2).reshape(x.shape)
 
 

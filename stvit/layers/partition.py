@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -41,3 +43,23 @@ def merge(tokens: Tensor, window: Sequence[int], size: Sequence[int], *, grid: b
     names = axes(len(window))
     counts = {f"n{a}": s // w for a, s, w in zip(names, size, window, strict=True)}
     return rearrange(tokens, f"{groups} -> {whole}", **dict(zip(names, window, strict=True)), **counts)
+
+
+def pad_to_windows(x: Tensor, window: Sequence[int]) -> Tensor:
+    """``(B, C, *size)`` with zeros after the end of every axis, up to multiples of the window's sides."""
+    need = [-size % side for size, side in zip(x.shape[2:], window, strict=True)]
+    return F.pad(x, [pad for n in reversed(need) for pad in (0, n)]) if any(need) else x
+
+
+def key_mask(
+    size: Sequence[int], window: Sequence[int], *, grid: bool = False, device: torch.device | str | None = None
+) -> Tensor | None:
+    """Which tokens of each group lie on a map of ``size``, and which were added by :func:`pad_to_windows`.
+
+    ``(groups, 1, tokens)`` booleans, True on the map; None where the window divides the size and all are. Every group
+    has tokens on the map.
+    """
+    if not any(n % side for n, side in zip(size, window, strict=True)):
+        return None
+    on_map = pad_to_windows(torch.ones(1, 1, *size, device=device), window)
+    return rearrange(partition(on_map, window, grid=grid), "1 groups tokens 1 -> groups 1 tokens") > 0

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from stvit.layers.nd import conv
+from stvit.layers.depthwise import depthwise_conv
 
 
 class RelativePositionBias(nn.Module):
@@ -61,7 +61,7 @@ class ConvPositionEncoding(nn.Module):
 
     def __init__(self, dim: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        self.conv = conv(dim, dim, kernel, groups=dim)
+        self.conv = depthwise_conv(dim, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x)
