@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stvit.datasets.counter_random import item_bases, mix, word_steps
 from stvit.errors import UserError
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import CROP_MODES, Preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -39,7 +39,7 @@ class Augmentation:
     flip: float = 0.5  # probability of mirroring left and right
     auto_augment: str = "rand-m9-n6-mstd0.5-inc1"  # timm's notation; empty: none
     color_jitter: float = 0.4  # brightness, contrast and saturation; used where auto_augment is empty
-    interpolation: str = "bicubic"
+    interpolation: str = "bicubic"  # "random": of each image bilinear or bicubic
     erase: float = 0.25  # probability of random erasing
     erase_mode: str = "pixel"
     erase_count: int = 1
@@ -83,10 +83,11 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def cropped(image: Image.Image | Tensor, preprocessing: Preprocessing) -> Image.Image | Tensor:
-    """Resize until the image just covers input size over crop fraction (224 / 0.875 = 256), and cut out its centre.
+    """Resize by input size over crop fraction (224 / 0.875 = 256), and cut out the centre.
 
-    For square inputs this is torchvision's ``Resize(short side)`` and ``CenterCrop``, antialiased, also on tensors
-    ``(C, h, w)``. A longer side's fraction of a pixel is cut off, as there.
+    Mode ``center`` resizes until the image just covers that size: for square inputs torchvision's
+    ``Resize(short side)`` and ``CenterCrop``. A longer side's fraction of a pixel is cut off, as there. Mode ``squash``
+    resizes both sides to it, whatever the image's shape, as timm does. Antialiased, also on tensors ``(C, h, w)``.
     """
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import center_crop, resize
@@ -94,7 +95,13 @@ def cropped(image: Image.Image | Tensor, preprocessing: Preprocessing) -> Image.
     H, W = preprocessing.input_size
     covered_h, covered_w = (int(side / preprocessing.crop_fraction) for side in (H, W))
     w, h = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
-    if covered_h * w >= covered_w * h:
+    if preprocessing.crop_mode not in CROP_MODES:
+        raise UserError(
+            f"images are cropped in one of the modes {', '.join(CROP_MODES)}, not {preprocessing.crop_mode!r}"
+        )
+    if preprocessing.crop_mode == "squash":
+        size = [covered_h, covered_w]
+    elif covered_h * w >= covered_w * h:
         size = [covered_h, int(covered_h * w / h)]
     else:
         size = [int(covered_w * h / w), covered_w]

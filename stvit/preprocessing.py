@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from stvit.errors import UserError, nearest
 
 Task = Literal["classification", "prediction"]
+CROP_MODES = ("center", "squash")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
-    crop_fraction: float = 0.875  # of the resized short side that the centre crop keeps
+    crop_fraction: float = 0.875  # input_size over the size that the image is resized to before the centre is cut out
+    # center: resized until it covers that size; squash: to exactly that size, its shape changing (timm's names)
+    crop_mode: str = field(default="center", kw_only=True)
     frames: int | None = None  # frames the model takes; None for still images
     out_frames: int | None = None  # frames it predicts; None for classification
     labels: tuple[str, ...] | None = None  # class names, in the order of the logits

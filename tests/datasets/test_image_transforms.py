@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torchvision import transforms
 
 from stvit.datasets.image_transforms import (
@@ -43,6 +45,23 @@ def test_evaluation_is_the_published_resize_to_256_and_centre_crop(size):
     torch.testing.assert_close(ours, published(picture(*size)), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["center", "squash"])
+@pytest.mark.parametrize("size", [(300, 401), (401, 300), (384, 384), (100, 90)])
+def test_crop_modes_are_timms_to_the_bit(size, mode):
+    given = {"crop_mode": mode, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    theirs = create_transform((384, 384), crop_pct=0.95, interpolation="bicubic", **given)
+    ours = evaluation_transform(Preprocessing("classification", (384, 384), crop_fraction=0.95, **given))
+    assert torch.equal(ours(picture(*size)), theirs(picture(*size)))
+
+
+def test_squashing_keeps_what_a_centre_crop_cuts_off():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, :10] = 255
+    squash = Preprocessing("classification", (20, 30), crop_fraction=1.0, crop_mode="squash")
+    assert np.asarray(cropped(Image.fromarray(image), squash))[:, :4].min() > 250
+    assert np.asarray(cropped(Image.fromarray(image), dataclasses.replace(squash, crop_mode="center"))).max() == 0
+
+
 def test_tensors_are_resized_like_images():
     image = picture()
     as_tensor = transforms.functional.to_tensor(image)
@@ -59,6 +78,18 @@ def test_inputs_need_not_be_square():
 def test_an_unknown_interpolation_is_refused():
     with pytest.raises(UserError, match=r"one of nearest, .*not 'cubic'"):
         evaluation_transform(Preprocessing("classification", (8, 8), interpolation="cubic"))(picture())
+
+
+def test_an_unknown_crop_mode_is_refused():
+    with pytest.raises(UserError, match=r"one of the modes center, squash, not 'border'"):
+        evaluation_transform(Preprocessing("classification", (8, 8), crop_mode="border"))(picture())
+
+
+def test_a_description_from_before_there_were_crop_modes_means_the_centre():
+    before = {key: value for key, value in IMAGENET.to_dict().items() if key != "crop_mode"}
+    assert Preprocessing.from_dict(before) == IMAGENET
+    squash = dataclasses.replace(IMAGENET, crop_mode="squash")
+    assert Preprocessing.from_dict(squash.to_dict()) == squash
 
 
 def test_shown_pixels_are_those_before_normalisation():
@@ -85,6 +116,28 @@ def test_every_part_of_the_recipe_changes_the_image(change):
         with seeded(5):
             views.append(training_transform(augmentation)(picture()))
     assert not torch.equal(*views)
+
+
+def test_random_interpolation_is_drawn_for_each_view():
+    plain = {"flip": 0.0, "auto_augment": "", "color_jitter": 0.0, "erase": 0.0, "area": (1.0, 1.0), "aspect": (1, 1)}
+    views = {}
+    for kind in ("bicubic", "bilinear", "random"):
+        transform = training_transform(Augmentation((16, 16), interpolation=kind, **plain))
+        for seed in range(8):
+            with seeded(seed):
+                views[kind, seed] = transform(picture(40, 40))
+    drawn = [[torch.equal(views["random", k], views[kind, k]) for kind in ("bicubic", "bilinear")] for k in range(8)]
+    assert all(sum(same) == 1 for same in drawn)
+    assert 0 < sum(bicubic for bicubic, _ in drawn) < 8
+
+
+def test_colours_jitter_only_where_nothing_else_augments():
+    """As in timm, so that the 0.4 which some recipes state beside RandAugment is without effect."""
+    views = []
+    for jitter in (0.0, 0.4):
+        with seeded(3):
+            views.append(training_transform(Augmentation((16, 16), color_jitter=jitter))(picture()))
+    assert torch.equal(*views)
 
 
 def test_an_augmentation_in_another_notation_is_refused():

@@ -1,5 +1,7 @@
 """Prediction from files, arrays and tensors, with stand-ins for the networks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -189,6 +191,16 @@ def test_probabilities_are_those_of_the_image_as_evaluation_prepares_it():
     prepared = evaluation_transform(model.preprocessing)(Image.fromarray(coloured()))
     expected = model(prepared[None])[0].softmax(dim=0).sort(descending=True).values
     assert list(predict(coloured(), model).probabilities) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_an_image_is_prepared_in_the_model_s_crop_mode():
+    model, image = SumsColours(), coloured()
+    image[:, :5] = 255  # cut off by a centre crop, kept where the image is squashed
+    model.preprocessing = dataclasses.replace(model.preprocessing, crop_fraction=1.0)
+    centre = predict(image, model).probabilities
+    model.preprocessing = dataclasses.replace(model.preprocessing, crop_mode="squash")
+    assert predict(image, model).probabilities != centre
+    assert predict(image, model).probabilities[0] < centre[0]  # white is no colour more than another
 
 
 def test_a_file_an_image_an_array_and_a_tensor_are_the_same(tmp_path):
