@@ -39,7 +39,10 @@ class MixingAttention(nn.Module):
     def __init__(self, dim: int, window: Sequence[int], kernel: Sequence[int], heads: int) -> None:
         super().__init__()
         if dim < 16 or dim % 2 or (dim // 2) % heads:
-            raise UserError(f"{dim} channels and {heads} heads: an even width of at least 16 is needed, half of which")
+            raise UserError(
+                f"a width of {dim} cannot be mixed with {heads} heads: it must be even, at least 16, and the number of "
+                "heads must divide its half"
+            )
         ndim, half = len(window), dim // 2
         self.window, self.heads = tuple(window), heads
         self.proj_attn = nn.Linear(dim, half)
@@ -69,7 +72,7 @@ class MixingAttention(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         layer = self.depthwise
-        bias = layer.bias.view(-1, *(1,) * len(self.window))  # type: ignore[union-attr, operator]
+        bias = layer.bias.view(-1, *(1,) * len(self.window))  # type: ignore[operator]
         x = depthwise(x, layer.weight, (1,) * len(self.window)) + bias  # type: ignore[arg-type]
         return F.gelu(self.depthwise_norm(x))
 
