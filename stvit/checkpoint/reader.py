@@ -15,6 +15,7 @@ from typing import BinaryIO
 import torch
 from torch.serialization import safe_globals
 
+from stvit.checkpoint import paddle
 from stvit.checkpoint.inert import INERT, Placeholder, plain
 from stvit.checkpoint.restricted import read_stream, read_zip
 from stvit.errors import UserError
@@ -61,6 +62,8 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, object]:
 
 
 def _read(file: BinaryIO, path: Path) -> object:
+    if other := paddle.OTHER_FILES.get(path.suffix):
+        raise UserError(f"{path} {other}")
     head = file.read(_HEAD)
     file.seek(0)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.fstat(file.fileno()).st_size:
@@ -87,7 +90,7 @@ def _what_else(head: bytes, file: BinaryIO) -> str:
         return f"is a tar archive: unpack it first, or, if PyTorch before 0.2 wrote it, {_SAVE_AGAIN}"
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         return "is a text file, not a checkpoint: check the download"
-    return "is no checkpoint that stvit reads (PyTorch and safetensors files are)"
+    return "is no checkpoint that stvit reads (PyTorch, safetensors and Paddle's .pdparams files are)"
 
 
 def _read_pytorch_zip(file: BinaryIO, path: Path) -> object:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
+from stvit.checkpoint import paddle
 from stvit.checkpoint.inert import (
     INERT,
     Inert,
@@ -131,6 +132,7 @@ _ALLOWED: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": StoredDict,
     "collections.Counter": StoredDict,
     "builtins.set": set,
+    "builtins.tuple": tuple,
     "builtins.frozenset": frozenset,
     "builtins.complex": complex,
     "_codecs.encode": _encode,
@@ -232,10 +234,10 @@ def read_zip(file: BinaryIO) -> object:
 
 
 def read_stream(file: BinaryIO) -> object:
-    """The content of a file of PyTorch before 1.6, or of a plain pickle."""
+    """The content of a file of PyTorch before 1.6, or of a plain pickle, such as Paddle's."""
     first = RestrictedUnpickler(file).load()
     if first != MAGIC_NUMBER:
-        return plain(first)
+        return paddle.assembled(plain(first))
     for _ in ("protocol version", "system"):
         RestrictedUnpickler(file).load()
     unpickler = _StorageCollector(file)

@@ -56,6 +56,11 @@ def save_safetensors(path: str | PathLike[str], tensors: Mapping[str, Tensor]) -
     _save(Path(path), _checked_bytes(plain, ""), lambda file: file.write(save(plain, metadata={"format": "pt"})))
 
 
+def save_bytes(path: str | PathLike[str], data: bytes) -> None:
+    """Write a file that is made already, with :func:`save_checkpoint`'s care and errors."""
+    _save(Path(path), len(data), lambda file: file.write(data))
+
+
 def refuse_overwriting(source: str, output: str | PathLike[str]) -> None:
     """Refuse to write a result over the checkpoint that it is made from; addresses and missing files pass.
 
