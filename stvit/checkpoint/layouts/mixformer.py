@@ -1,0 +1,133 @@
+"""MixFormer of PaddleClas, in Paddle's arrays and in a torch-style form of them.
+
+Paddle stores the statistics of batch norms as ``_mean`` and ``_variance``, without a count of batches, and the weights
+of linear layers as (in, out). The torch-style form has PyTorch's names and shapes for these and is the same otherwise.
+Both hold the index of the position tables, which stvit computes. Tables follow Swin.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from stvit.checkpoint.layouts.renames import inverse, rename
+from stvit.checkpoint.paddle import NAME_TABLE
+from stvit.errors import UserError
+from stvit.layers.position import relative_index, table_from_swin, table_to_swin
+
+NAME = "paddleclas"
+
+RENAMES = (
+    ("dwconv3x3.0.", "depthwise."),
+    ("dwconv3x3.1.", "depthwise_norm."),
+    ("channel_interaction.", "channel_gate."),
+    ("spatial_interaction.", "spatial_gate."),
+    ("relative_position_bias_table", "rel_pos.table"),
+    ("reduction.", "conv."),
+)
+ENDS = (("last_proj.", "head.hidden."), ("head.", "head.projection."))  # the longer of ours first, read backwards
+STATISTICS = (("_mean", "running_mean"), ("_variance", "running_var"))
+INDEX = "relative_position_index"
+BATCHES = "num_batches_tracked"
+
+
+def matches(state_dict: Mapping[str, Tensor], entries: Collection[str] = ()) -> bool:
+    """Whether the names are those of PaddleClas's MixFormer; also any other network's in a file of Paddle's."""
+    return _is_mixformer(state_dict) or NAME_TABLE in entries or _is_paddle(state_dict)
+
+
+def unused(state_dict: Mapping[str, Tensor], spec: object = None) -> tuple[str, ...]:
+    """The indices of position tables: stvit computes them."""
+    return tuple(key for key in state_dict if key.endswith(INDEX))
+
+
+def to_stvit(state_dict: Mapping[str, Tensor], spec: object = None) -> dict[str, Tensor]:
+    """Their state dict, of either form, in our names and layouts.
+
+    Raises:
+        UserError: a file of Paddle's that is of another network.
+    """
+    if not _is_mixformer(state_dict):
+        raise UserError("it is of another of Paddle's networks than MixFormer, the one that stvit has")
+    paddle, skipped, converted = _is_paddle(state_dict), unused(state_dict), {}
+    for key, value in state_dict.items():
+        if key in skipped:
+            continue
+        new = _renamed(key)
+        if key.endswith("relative_position_bias_table"):
+            value = table_from_swin(value, _window(value))
+        elif paddle and _is_linear(key, value):
+            value = value.T.contiguous()
+        converted[new] = value
+    for key in [key for key in converted if key.endswith("running_mean")]:
+        converted.setdefault(key.replace("running_mean", BATCHES), torch.tensor(0))
+    return converted
+
+
+def to_torch_style(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict in their names, PyTorch's where those differ for one layer, and in PyTorch's shapes."""
+    converted = {}
+    for key, value in state_dict.items():
+        new = _restored(key)
+        if new.endswith("relative_position_bias_table"):
+            sides = [(side + 1) // 2 for side in value.shape[1:]]
+            converted[new.replace("bias_table", "index")] = relative_index(sides).T.contiguous()  # query - key
+            value = table_to_swin(value)
+        converted[new] = value
+    return converted
+
+
+def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict as Paddle's files hold it: the inverse of :func:`to_stvit` but for the counts of batches."""
+    return {
+        _with_leaf(key, inverse(STATISTICS)): value.T.contiguous() if _is_linear(key, value) else value
+        for key, value in to_torch_style(state_dict).items()
+        if not key.endswith(BATCHES)
+    }
+
+
+def _renamed(key: str) -> str:
+    if stage := re.match(r"layers\.(\d+)\.(downsample\.)?", key):  # theirs end a stage with it, ours begin one
+        number = int(stage[1]) + bool(stage[2])
+        body = rename(key[stage.end() :].replace(".attn.", ".mix."), RENAMES)
+        key = f"stages.{number}.{stage[2] or ''}{body}"
+    else:
+        key = rename(key, ENDS)
+    return _with_leaf(key, STATISTICS)
+
+
+def _restored(key: str) -> str:
+    if stage := re.match(r"stages\.(\d+)\.(downsample\.)?", key):
+        number = int(stage[1]) - bool(stage[2])
+        body = rename(key[stage.end() :], inverse(RENAMES)).replace(".mix.", ".attn.")
+        return f"layers.{number}.{stage[2] or ''}{body}"
+    return rename(key, inverse(ENDS))
+
+
+def _with_leaf(key: str, pairs: Collection[tuple[str, str]]) -> str:
+    head, _, leaf = key.rpartition(".")
+    return f"{head}.{dict(pairs).get(leaf, leaf)}" if head else key
+
+
+def _is_mixformer(state_dict: Mapping[str, Tensor]) -> bool:
+    return "layers.0.blocks.0.attn.dwconv3x3.0.weight" in state_dict and "patch_embed.stem.0.weight" in state_dict
+
+
+def _is_paddle(state_dict: Mapping[str, Tensor]) -> bool:
+    return any(key.endswith("._mean") for key in state_dict)
+
+
+def _is_linear(key: str, value: Tensor) -> bool:
+    return value.ndim == 2 and key.endswith(".weight")
+
+
+def _window(table: Tensor) -> tuple[int, int]:
+    """The table alone does not tell the sides of a window; this layout knows square ones only."""
+    side = math.isqrt(table.shape[0])
+    if side * side != table.shape[0] or side % 2 == 0:
+        raise UserError(f"a position table of {table.shape[0]} rows is not that of a square window")
+    return (side + 1) // 2, (side + 1) // 2
