@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stvit.checkpoint import TARGETS, convert, pack_model, save_checkpoint
 from stvit.checkpoint.export import wrapped
-from stvit.checkpoint.recognise import mvit_spec, registered_name
+from stvit.checkpoint.recognise import KINDS, registered_name, told_spec
 from stvit.checkpoint.save import refuse_overwriting, save_safetensors
 from stvit.cli import ArgumentParser, run
 from stvit.errors import UserError
@@ -58,12 +58,10 @@ def own_checkpoint(weights: Mapping[str, Tensor], name: str | None) -> dict[str,
     name = name or registered_name(weights)
     if name is None:
         raise UserError("the shapes of the weights are those of no registered network: name theirs with --model")
-    row, told = model_spec(name), mvit_spec(weights)
-    settings = {
-        field: getattr(told, field)
-        for field in ("input_size", "in_channels", "num_classes")
-        if told is not None and getattr(told, field) != getattr(row, field)
-    }
+    row, told = model_spec(name), told_spec(weights)
+    same_kind = told is not None and type(told) is type(row)
+    fields = (*KINDS[type(told)].adapted, "num_classes") if same_kind else ()
+    settings = {field: getattr(told, field) for field in fields if getattr(told, field) != getattr(row, field)}
     return pack_model(create_model(name, checkpoint=weights, **settings))
 
 

@@ -47,6 +47,15 @@ def pyramid(modules: Sequence[str], widths: Sequence[int], strides: Sequence[tup
     )
 
 
+def stage_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Drop path rates of the blocks of each stage: linear from 0 to ``rate``."""
+    blocks, done, rates = sum(depths), 0, []
+    for depth in depths:
+        rates.append([rate * (done + block) / max(blocks - 1, 1) for block in range(depth)])
+        done += depth
+    return rates
+
+
 class BackboneSpec(Protocol):
     """What the rows of all backbones say."""
 
@@ -156,7 +165,11 @@ class Backbone(Model, Generic[S]):
         cast(Head, self.head).projection = fresh.to(old.device, old.dtype)
         self.num_classes = num_classes
         self.model_args = {**getattr(self, "model_args", {}), "num_classes": num_classes}
-        self.spec = dataclasses.replace(self.spec, num_classes=num_classes)  # type: ignore[misc]
+        self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
+
+    def may_be_fresh(self) -> set[str]:
+        """Names of weights that checkpoints of the classifier lack and that then start fresh: norms of single maps."""
+        return set()
 
     def init_classifier(self, layer: nn.Module) -> None:
         """Fill a fresh classifier: normal of 0.02, cut at 2, and zero bias."""
@@ -275,6 +288,15 @@ class FeatureMaps(Model):
         maps, _ = self.network.forward_stages(x, self.out_indices[-1] + 1)
         return [maps[index] for index in self.out_indices]
 
+    def unneeded(self) -> set[str]:
+        """Names of the network's parameters that no map depends on."""
+        after = {id(parameter) for parameter in self.network.parameters_after(self.out_indices[-1] + 1)}
+        return {name for name, parameter in self.network.named_parameters() if id(parameter) in after}
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See :class:`Backbone`."""
         self.network.set_grad_checkpointing(enable)
+
+    def freeze_batch_norm(self, enable: bool = True) -> None:
+        """See :class:`Backbone`."""
+        self.network.freeze_batch_norm(enable)

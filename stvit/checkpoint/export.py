@@ -13,11 +13,13 @@ from os import PathLike
 
 from torch import Tensor, nn
 
+from stvit.backbones.base import BackboneSpec
+from stvit.backbones.mixvit import MixViTSpec
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint.fit import model_title
-from stvit.checkpoint.layouts import mmaction2, mmpretrain, mvit, openstl_mixvit, timm_mvit, torchvision_mvit
+from stvit.checkpoint.layouts import mixvit, mmaction2, mmpretrain, mvit, openstl_mixvit, timm_mvit, torchvision_mvit
 from stvit.checkpoint.load import NATIVE, in_our_layout, open_checkpoint, unwrap_model
-from stvit.checkpoint.recognise import differing, mvit_spec, registered_name
+from stvit.checkpoint.recognise import KINDS, differing, registered_name, told_spec
 from stvit.checkpoint.same_network import stated_spec
 from stvit.checkpoint.unwrap import find_weights, running_mean
 from stvit.errors import UserError, nearest
@@ -57,7 +59,7 @@ def convert(
         state_dict: a state dict, a checkpoint in memory, a file or an address; also a network with its weights, which
             is then ``model`` too.
         to: the target, one of :data:`TARGETS`: ``mvit`` (facebookresearch/mvit), ``slowfast``, ``torchvision``,
-            ``timm``, ``mmpretrain``, ``mmaction2``, ``openstl-mixvit`` or ``stvit``.
+            ``timm``, ``mmpretrain``, ``mmaction2``, ``mixvit``, ``openstl-mixvit`` or ``stvit``.
         model: the network that the weights are of, or its registered name. Needed where neither the checkpoint nor
             its shapes tell: a changed pooling of the head or a changed stride.
         ema: which weights, as in :func:`stvit.load_checkpoint`.
@@ -102,19 +104,19 @@ def _spec(
     weights: Mapping[str, Tensor], checkpoint: Mapping[str, object], name: str, model: str | nn.Module | None
 ) -> Spec | None:
     """The row of the network that weights are of: as told by the caller, the checkpoint, or the shapes."""
-    told, row = mvit_spec(weights), registered_name(weights)
+    told, row = told_spec(weights), registered_name(weights)
     known = getattr(unwrap_model(model), "spec", None) if isinstance(model, nn.Module) else None
     known = known or (stated_spec(checkpoint, name) if model is None else None)
     named = model if isinstance(model, str) else row
     spec = known or (model_spec(named) if named else told)
-    if not isinstance(spec, MViTSpec) or told is None:
+    if told is None or type(spec) is not type(told):
         return spec
     if fields := differing(spec, told):
         kind = row or "another network"
         title = model if isinstance(model, str) else "the model" if model is None else model_title(model)
         raise UserError(f"{name} is of {kind}, not of {title}: they differ in {', '.join(fields)}")
-    spec = dataclasses.replace(spec, input_size=told.input_size, in_channels=told.in_channels)
-    return spec if known else dataclasses.replace(spec, kv_stride=told.kv_stride)
+    adapted = [field for field in KINDS[type(told)].adapted if not (known and field == "kv_stride")]
+    return dataclasses.replace(spec, **{field: getattr(told, field) for field in adapted})  # type: ignore[type-var]
 
 
 def _differences(spec: MViTSpec, other: MViTSpec) -> list[str]:
@@ -202,14 +204,20 @@ def _only_version_2(spec: MViTSpec) -> Iterator[str]:
         yield "it pools the queries of every block"
 
 
-def _openstl_reasons(spec: Spec) -> Iterator[str]:
-    wavelet = getattr(spec, "wavelet", openstl_mixvit.WAVELET)
-    if wavelet != openstl_mixvit.WAVELET:
-        yield f"its layout stores filters of the wavelet {openstl_mixvit.WAVELET!r}, and this has {wavelet!r}"
+def _only_images(spec: BackboneSpec) -> Iterator[str]:
+    if len(spec.input_size) == 3:
+        yield "it is for images"
 
 
-def _is_mvit(weights: Mapping[str, Tensor]) -> bool:
-    return mvit_spec(weights) is not None
+def _mixvit_reasons(spec: MixViTSpec) -> Iterator[str]:
+    yield from (*_only_images(spec), *mixvit.other_wavelet(spec))
+
+
+def _is(kind: type) -> Callable[[Mapping[str, Tensor]], bool]:
+    return lambda weights: isinstance(told_spec(weights), kind)
+
+
+_is_mvit = _is(MViTSpec)
 
 
 def _is_predictor(weights: Mapping[str, Tensor]) -> bool:
@@ -245,6 +253,7 @@ TARGETS: dict[str, _Target] = {
     "timm": _Target(timm_mvit.from_stvit, _timm_reasons, _is_mvit),
     "mmpretrain": _Target(mmpretrain.from_stvit, _mmpretrain_reasons, _is_mvit, _meta),
     "mmaction2": _Target(mmaction2.from_stvit, _mmaction2_reasons, _is_mvit, _meta),
-    "openstl-mixvit": _Target(openstl_mixvit.from_stvit, _openstl_reasons, _is_predictor, _state_dict),
+    "mixvit": _Target(mixvit.from_stvit, _mixvit_reasons, _is(MixViTSpec), _state_dict),
+    "openstl-mixvit": _Target(openstl_mixvit.from_stvit, mixvit.other_wavelet, _is_predictor, _state_dict),
     NATIVE: _Target(dict, lambda spec: iter(()), lambda weights: True, _state_dict),
 }

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stvit.backbones.base import Backbone
 from stvit.errors import UserError
 from stvit.layers.decomposed_position import resize_table
+from stvit.layers.position import resize_bias_table
 
 _SHOWN = 3  # names of each kind in an error
 _TABLE = re.compile(r"(^|\.)(rel_pos_[thw]|pos_embed_spatial|pos_embed_temporal)$")
+_BIAS_TABLE = "rel_pos.table"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def fit(
     """Match weights with a network's, and cast them to its types.
 
     Tables of positions made for another input size are resized: relative ones linearly along their length, as
-    SlowFast and timm do at loading, absolute ones linearly in time and bilinearly in space.
+    SlowFast and timm do at loading, those of windows as timm does, absolute ones linearly in time and bilinearly in
+    space.
 
     Args:
         network: where the weights are to go; not changed.
@@ -127,11 +131,13 @@ def _of_a_head_left_out(key: str, network: nn.Module) -> bool:
 
 def _resized(key: str, tensor: Tensor, target: Tensor, network: nn.Module) -> Tensor | None:
     """A table of positions with the target's length, or None for anything else."""
-    if not _TABLE.search(key) or tensor.ndim != target.ndim or tensor.shape[-1] != target.shape[-1]:
-        return None
-    if not tensor.is_floating_point():
+    if tensor.ndim != target.ndim or not tensor.is_floating_point():
         return None
     wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    if key.endswith(_BIAS_TABLE) and isinstance(network, Backbone):
+        return resize_bias_table(wide, target.shape) if tensor.shape[0] == target.shape[0] else None
+    if not _TABLE.search(key) or tensor.shape[-1] != target.shape[-1]:
+        return None
     if key.endswith("pos_embed_spatial"):
         return _resized_plane(wide, target, network)
     if key.endswith("pos_embed_temporal"):

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from stvit.backbones.base import FeatureMaps
+from stvit.backbones.base import Backbone, FeatureMaps
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint import fetch
 from stvit.checkpoint.fit import fit, head_names, model_title
 from stvit.checkpoint.layouts import Layout, detect, mvit
 from stvit.checkpoint.reader import read_checkpoint
-from stvit.checkpoint.recognise import key_strides, registered_name
+from stvit.checkpoint.recognise import registered_name
+from stvit.checkpoint.recognise.mvit import key_strides
 from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
@@ -79,13 +80,14 @@ def load_into(
     found = in_our_layout(weights, checkpoint, name, network)
     subject = f"{name} ({_described(checkpoint, found)})"
     inflated = _inflated(found.weights, network, subject)
+    optional = _may_be_absent(model)
     fitted = fit(
         network,
         found.weights if inflated is None else inflated.weights,
         subject,
         allow_new_head=allow_new_head,
         allow_unexpected=allow_unexpected,
-        absent=() if inflated is None else inflated.absent,
+        absent=optional.union(() if inflated is None else inflated.absent),
     )
     if inflated is None:
         refuse_other_settings(checkpoint, network, subject)
@@ -100,10 +102,19 @@ def load_into(
         converted=found.converted,
         dropped=beside + found.dropped + fitted.dropped,
         interpolated=fitted.interpolated,
-        missing=fitted.missing,
+        missing=tuple(key for key in fitted.missing if key not in optional),
+        new=tuple(key for key in fitted.missing if key in optional),
         unexpected=fitted.unexpected,
     )
     return report if inflated is None else inflated.added_to(report)
+
+
+def _may_be_absent(model: nn.Module) -> set[str]:
+    """Names of the network's weights that no checkpoint must have: see Backbone.may_be_fresh, FeatureMaps.unneeded."""
+    inner = unwrap_training(model)
+    network = unwrap_model(model)
+    fresh = network.may_be_fresh() if isinstance(network, Backbone) else set()
+    return fresh | (inner.unneeded() if isinstance(inner, FeatureMaps) else set())
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -257,7 +268,7 @@ class _Inflated:
             inflated=self.grown,
             interpolated=tuple(dict.fromkeys(self.interpolated + report.interpolated)),
             missing=tuple(key for key in report.missing if key not in body),
-            new=self.zero + body,
+            new=tuple(dict.fromkeys(self.zero + report.new + body)),
             notes=self.notes,
         )
 

@@ -26,7 +26,7 @@ class LoadReport:
     inflated: tuple[str, ...] = ()  # from a 2D network into a 3D one
     interpolated: tuple[str, ...] = ()  # tables of positions resized to the model's
     missing: tuple[str, ...] = ()  # left as they were: a new head
-    new: tuple[str, ...] = ()  # what an image network lacks: positions in time are zero, the rest is left as it was
+    new: tuple[str, ...] = ()  # what the checkpoint need not have: positions in time are zero, the rest as it was
     unexpected: tuple[str, ...] = ()  # in the file without a place in the model
     notes: tuple[str, ...] = ()  # sentences: what is sure after inflation and what is not
 

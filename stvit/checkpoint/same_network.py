@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from stvit.backbones.base import Backbone
 from stvit.errors import UserError
 from stvit.registry import Spec, list_models, model_spec
 
@@ -18,6 +19,8 @@ FORMAT = f"stvit-checkpoint-{FORMAT_VERSION}"
 FREE = frozenset(
     {"image_size", "input_size", "out_frames", "drop_path", "first_drop_path", "head_dropout", "num_classes"}
 )
+# Of backbones also these: tables of windows are resized, and norms of maps may be fresh.
+FREE_OF_BACKBONES = frozenset({"window", "map_norm"})
 # Arguments of create_model, in a checkpoint's header, that are no settings of a network.
 WRAPPING = frozenset({"features_only", "out_indices"})
 
@@ -59,10 +62,11 @@ def refuse_other_settings(checkpoint: Mapping[str, object], network: nn.Module, 
         return
     if type(theirs) is not type(ours):
         return
+    free = FREE | FREE_OF_BACKBONES if isinstance(network, Backbone) else FREE
     pairs = {
         field.name: (getattr(theirs, field.name), getattr(ours, field.name))
         for field in dataclasses.fields(ours)
-        if field.name not in FREE
+        if field.name not in free
     }
     differing = [f"{key} {there!r} instead of {here!r}" for key, (there, here) in pairs.items() if there != here]
     if differing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class MBConv(nn.Module):
         stride: of the depthwise convolution; strided maps are padded as TensorFlow's "same".
         expand: hidden width over output width.
         se_ratio: hidden width of the squeeze-excite over the output width.
-        act: activation module to build.
+        act: builds the activation.
         norm_eps: of the batch norms.
         drop_path: probability of dropping the branch of a sample.
     """
@@ -52,7 +52,7 @@ class MBConv(nn.Module):
         *,
         expand: int = 4,
         se_ratio: float = 0.25,
-        act: type[nn.Module] = nn.GELU,
+        act: Callable[[], nn.Module] = nn.GELU,
         norm_eps: float = 1e-5,
         drop_path: float = 0.0,
     ) -> None:

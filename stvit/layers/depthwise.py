@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from stvit.layers.nd import conv, convolve
 
 
-def depthwise_conv(dim: int, kernel: Sequence[int], stride: Sequence[int] | None = None, bias: bool = True) -> nn.Module:
+def depthwise_conv(
+    dim: int, kernel: Sequence[int], stride: Sequence[int] | None = None, bias: bool = True
+) -> nn.Module:
     """A convolution of each channel by itself, padded by ``k // 2``; over three axes with the fast backward."""
     if len(kernel) == 2:
         return conv(dim, dim, kernel, stride, groups=dim, bias=bias)

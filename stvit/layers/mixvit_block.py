@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from einops import rearrange
 from timm.layers import DropPath, Mlp
@@ -29,7 +29,7 @@ class GroupAttentionBlock(nn.Module):
         grid: bool,
         dim_head: int,
         mlp_ratio: float,
-        act: type[nn.Module],
+        act: Callable[[], nn.Module],
         norm_eps: float,
         drop_path: float,
     ) -> None:
@@ -38,7 +38,7 @@ class GroupAttentionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = GroupAttention(dim, window, dim_head)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=act)
+        self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=act)  # type: ignore[arg-type]
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class MixViTBlock(nn.Module):
         channel_heads: int,
         mlp_ratio: float = 4.0,
         channel_mlp_ratio: float = 4.0,
-        act: type[nn.Module] = nn.GELU,
+        act: Callable[[], nn.Module] = nn.GELU,
         norm_eps: float = 1e-6,
         batch_norm_eps: float = 1e-5,
         drop_path: float = 0.0,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -51,6 +52,29 @@ def table_from_swin(table: Tensor, window: Sequence[int]) -> Tensor:
 def table_to_swin(table: Tensor) -> Tensor:
     """The inverse of :func:`table_from_swin`."""
     return rearrange(table.flip(tuple(range(1, table.ndim))), "heads ... -> (...) heads").contiguous()
+
+
+def resize_bias_table(table: Tensor, shape: Sequence[int]) -> Tensor:
+    """A table of :class:`RelativePositionBias` for windows of other sides: ``(heads, *old)`` to ``shape``.
+
+    In space by timm's rule (BEiT's: offsets near zero keep their places, the others spread geometrically), as MixViT's
+    loader does; in time linearly, without aligned corners.
+    """
+    if table.ndim == 4:
+        slices = [_resize_plane(plane, shape[2:]) for plane in table.unbind(1)]
+        planes = torch.stack(slices, dim=1)
+        if planes.shape[1] == shape[1]:
+            return planes
+        flat = rearrange(planes, "heads t h w -> heads (h w) t")
+        return rearrange(F.interpolate(flat, size=shape[1], mode="linear"), "heads (h w) t -> heads t h w", h=shape[2])
+    return _resize_plane(table, shape[1:])
+
+
+def _resize_plane(table: Tensor, size: Sequence[int]) -> Tensor:
+    from timm.layers import resize_rel_pos_bias_table  # only loading weights of another size needs it
+
+    window = tuple((side + 1) // 2 for side in size)
+    return resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type, no-any-return]
 
 
 class ConvPositionEncoding(nn.Module):

@@ -14,7 +14,8 @@ import stvit
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.checkpoint import load_checkpoint
 from stvit.checkpoint.layouts import LAYOUTS, detect, mmaction2, mmpretrain, mvit, timm_mvit, torchvision_mvit
-from stvit.checkpoint.recognise import key_strides, mvit_spec, registered_name
+from stvit.checkpoint.recognise import registered_name
+from stvit.checkpoint.recognise.mvit import key_strides, mvit_spec
 from stvit.errors import UserError
 from stvit.registry import model_spec
 

@@ -11,14 +11,22 @@ import math
 import re
 from collections.abc import Collection, Mapping
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
+from stvit.checkpoint.layouts.mixvit import (
+    BLOCK,
+    GRID_ROLES,
+    PARTS,
+    check_filter,
+    inverse_roles,
+    our_wavelet,
+    rotated,
+    stored_filters,
+)
 from stvit.checkpoint.layouts.renames import inverse, rename
 from stvit.errors import UserError
 from stvit.layers.position import table_from_swin, table_to_swin
-from stvit.layers.wavelet import analysis_filters
 
 NAME = "openstl-mixvit"
 
@@ -30,22 +38,9 @@ STEMS = (
     ("dec.dec.{i}.conv.norm.", "decoder.stages.{i}.norm."),
     ("dec.readout.", "decoder.readout."),
     ("hid.enc.{i}.reduction.", "translator.projections.{i}."),
-    ("hid.enc.{i}.block.conv.", "translator.blocks.{i}.conv."),
-    ("hid.enc.{i}.block.attn_block.", "translator.blocks.{i}.window."),
-    ("hid.enc.{i}.block.attn_channel.", "translator.blocks.{i}.channel."),
-    ("hid.enc.{i}.block.attn_grid.", "translator.blocks.{i}.grid."),
-)
-PARTS = (
-    ("conv1_1x1.", "expand."),
-    ("conv2_kxk.", "depthwise."),
-    ("conv3_1x1.", "project."),
-    ("cpe.0.proj.", "cpe1.conv."),
-    ("cpe.1.proj.", "cpe2.conv."),
-    ("relative_position_bias_table", "table"),
+    ("hid.enc.{i}.block.", "translator.blocks.{i}."),
 )
 DROPPED = ("dwt_l2.w_l", "dwt_l2.w_h")  # computed, not loaded
-GRID_ROLES = (1, 2, 0)  # our q, k, v are their k, v, q
-WAVELET = "haar"  # the only one that was published
 
 
 def matches(state_dict: Mapping[str, Tensor], entries: Collection[str] = ()) -> bool:
@@ -62,25 +57,21 @@ def to_stvit(state_dict: Mapping[str, Tensor], spec: object = None) -> dict[str,
     """Their state dict in our names and layouts.
 
     Raises:
-        UserError: stored wavelet filters that are not Haar's, or a network of another wavelet: no weight has another
-            size there.
+        UserError: stored wavelet filters that are not Haar's, or a network of another wavelet.
     """
-    wavelet = getattr(spec, "wavelet", WAVELET)
-    if wavelet != WAVELET:
-        raise UserError(f"it is for wavelet {WAVELET!r} and the model has {wavelet!r}: create it with {WAVELET!r}")
+    our_wavelet(spec)
     converted = {}
     for key, value in state_dict.items():
         if key in DROPPED:
-            _check_filter(key, value)
+            check_filter(key, value)
             continue
-        new = rename(rename(key, STEMS), PARTS)
+        new = rename(rename(rename(key, STEMS), BLOCK), PARTS)
         if new.endswith("rel_pos.table"):
             value = table_from_swin(value, _window(value))
         elif branch := re.search(r"\.(window|grid)\.attn\.qkv\.", new):
             heads = state_dict[re.sub(r"qkv\.\w+$", "rel_pos.relative_position_bias_table", key)].shape[1]
-            value = rearrange(value, "(h three d) ... -> three h d ...", three=3, h=heads)
-            value = value[list(GRID_ROLES)] if branch[1] == "grid" else value
-            value = rearrange(value, "three h d ... -> (three h d) ...")
+            value = rearrange(value, "(h three d) ... -> (three h d) ...", three=3, h=heads)
+            value = rotated(value, GRID_ROLES) if branch[1] == "grid" else value
         converted[new] = value
     return converted
 
@@ -90,17 +81,15 @@ def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     For networks of the Haar wavelet alone: a state dict does not tell its wavelet, and the filters written are Haar's.
     """
-    low, high = (torch.tensor(f[::-1]).unsqueeze(0) for f in analysis_filters(WAVELET))
-    converted = dict(zip(DROPPED, (low, high), strict=True))
+    converted = dict(zip(DROPPED, stored_filters(), strict=True))
     for key, value in state_dict.items():
         if branch := re.search(r"\.(window|grid)\.attn\.qkv\.", key):
             heads = state_dict[re.sub(r"qkv\.\w+$", "rel_pos.table", key)].shape[0]
-            value = rearrange(value, "(three h d) ... -> three h d ...", three=3, h=heads)
-            value = value[[GRID_ROLES.index(role) for role in range(3)]] if branch[1] == "grid" else value
-            value = rearrange(value, "three h d ... -> (h three d) ...")
+            value = rotated(value, inverse_roles()) if branch[1] == "grid" else value
+            value = rearrange(value, "(three h d) ... -> (h three d) ...", three=3, h=heads)
         elif key.endswith("rel_pos.table"):
             value = table_to_swin(value)
-        new = rename(rename(key, inverse(PARTS)), inverse(STEMS))
+        new = rename(rename(rename(key, inverse(PARTS)), inverse(BLOCK)), inverse(STEMS))
         converted[re.sub(r"(dec\.dec\.\d*[13579]\.conv\.conv\.)0\.", r"\1", new)] = value
     return converted
 
@@ -111,13 +100,3 @@ def _window(table: Tensor) -> tuple[int, int]:
     if side * side != table.shape[0] or side % 2 == 0:
         raise UserError(f"a position table of {table.shape[0]} rows is not that of a square window")
     return (side + 1) // 2, (side + 1) // 2
-
-
-def _check_filter(key: str, stored: Tensor) -> None:
-    low, high = analysis_filters(WAVELET)
-    expected = torch.tensor((low if key.endswith("w_l") else high)[::-1])
-    # Files in half precision hold the filters rounded to it; 1e-6 for single and double ones.
-    rounding = max(torch.finfo(stored.dtype).eps, 1e-6) if stored.is_floating_point() else 0.0
-    same_size = stored.numel() == expected.numel()
-    if not same_size or not torch.allclose(stored.flatten().float(), expected, rtol=0, atol=rounding):
-        raise UserError(f"{key} holds {stored.flatten().tolist()}, not the {WAVELET} filter that this layout has")

@@ -1,4 +1,4 @@
-"""Which network weights are of, as far as their names and shapes tell, all in stvit's layout."""
+"""What weights of an MViT tell of its row, in stvit's layout."""
 
 from __future__ import annotations
 
@@ -9,30 +9,13 @@ from torch import Tensor
 
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint.layouts.timm_mvit import stage_depths, widens_in_attention
-from stvit.registry import list_models, model_spec
 
-# Fields of a row that shapes tell for certain, and those that tell rows apart which agree in all of them.
-_CERTAIN = (
+CERTAIN = (
     *("depths", "width", "heads", "mlp_ratio", "patch_kernel", "pool_kernel", "widen_in_attention", "class_token"),
     *("relative_position", "absolute_position", "pool_unstrided_query", "qkv_bias"),
 )
-_LIKELY = ("kv_stride", "num_classes", "input_size")
+LIKELY = ("kv_stride", "num_classes", "input_size")
 _KEY_STRIDES = {2: (4, 2, 1, 8, 16), 3: (8, 4, 2, 1, 16)}  # by axes of the grid, the published ones first
-
-
-def registered_name(weights: Mapping[str, Tensor]) -> str | None:
-    """The registered model that weights are of, whatever its number of classes; None if there is none."""
-    told = mvit_spec(weights)
-    if told is None:
-        return None
-    rows = {name: row for name in list_models() if isinstance(row := model_spec(name), MViTSpec)}
-    same = {name: row for name, row in rows.items() if not differing(row, told)}
-    return min(same, key=lambda name: len(differing(same[name], told, _LIKELY)), default=None)
-
-
-def differing(row: MViTSpec, told: MViTSpec, fields: tuple[str, ...] = _CERTAIN) -> list[str]:
-    """In which settings a row differs from what weights tell of theirs (:func:`mvit_spec`)."""
-    return [field for field in fields if getattr(row, field) != getattr(told, field)]
 
 
 def mvit_spec(weights: Mapping[str, Tensor]) -> MViTSpec | None:
