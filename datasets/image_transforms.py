@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from stvit.datasets.counter_random import item_bases, mix, word_steps
@@ -52,10 +52,11 @@ def training_transform(augmentation: Augmentation) -> Transform:
         UserError: ``auto_augment`` is not in timm's notation.
     """
     from timm.data import create_transform  # heavy, and needed for training only
+    from torchvision.transforms import Compose
 
     a = augmentation
     try:
-        return create_transform(
+        transform: Compose = create_transform(
             a.size,
             is_training=True,
             scale=a.area,
@@ -75,6 +76,16 @@ def training_transform(augmentation: Augmentation) -> Transform:
             f"the augmentation {a.auto_augment!r} (AUG.AA_TYPE) is not in timm's notation, such as "
             f"'rand-m9-n6-mstd0.5-inc1': {error or type(error).__name__}"
         ) from error
+    for step in transform.transforms:
+        for operation in getattr(step, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterized
+    return transform
+
+
+def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """The upper ``bits`` of 8; of magnitude 10 timm keeps none, which Pillow from 13 on refuses: that is black."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
