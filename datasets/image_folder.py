@@ -140,10 +140,11 @@ class ImageFolder(Dataset[ImageSample]):
     ``dataset[index]`` and ``dataset[epoch, index]`` give one :class:`ImageSample`; a loader gets whole batches. What a
     transform draws at random is a function of (seed, epoch, index), so that workers, processes and a resumed run all
     see the same views.
+    A loader's index may go on above the number of images: there they come again, in other views.
     """
 
     def __init__(self, images: ImageList, transform: Transform, seed: int = 0, views: int = 1) -> None:
-        """``views`` of each image follow each other in a batch (repeated augmentation)."""
+        """``views`` of each image follow each other in a batch."""
         self.images, self.transform, self.seed, self.views = images, transform, seed, views
 
     def __len__(self) -> int:
@@ -160,11 +161,13 @@ class ImageFolder(Dataset[ImageSample]):
         samples, epoch = [], 0
         for key in keys:
             epoch, index = key if isinstance(key, tuple) else (0, key)
+            repeat, index = divmod(index, len(self))
             try:
                 image = self._read(index)
             except UserError as error:
                 return error
-            samples += [self._view(image, epoch, index, view) for view in range(self.views)]
+            first = repeat * self.views
+            samples += [self._view(image, epoch, index, view) for view in range(first, first + self.views)]
         pixels, labels, indices = zip(*samples, strict=True)
         return ImageBatch(torch.stack(pixels), torch.tensor(labels), epoch, torch.tensor(indices))
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from stvit.datasets.counter_random import item_bases
@@ -25,6 +26,11 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     run resumed at batch ``k`` sees exactly the batches ``k, k + 1, ...`` of the whole one. ``drop_last`` leaves out
     an incomplete slice, so that all ranks have equally many batches; without it the last slice is dealt out in runs,
     every item exactly once, and the last ranks may have one batch fewer.
+
+    With ``repeats`` above 1 an epoch has as many items, each ``repeats`` times, of a part of the data (repeated
+    augmentation: Hoffer et al., arXiv:1901.09335; in the form of DeiT, arXiv:2012.12877). The copies of an item come in
+    one batch, or two that follow each other, and within a batch far apart, on different ranks where there are several.
+    Copy ``r`` of item ``i`` is called ``i + r * length``.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         start_batch: int = 0,
         shuffle: bool = False,
         drop_last: bool = True,
+        repeats: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size is {batch_size}: it must be at least 1")
@@ -50,6 +57,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.shuffle, self.drop_last = rank, world_size, shuffle, drop_last
+        self.repeats = repeats
         self.set_epoch(epoch, start_batch)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -73,9 +81,18 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         epoch, order = self.epoch, np.arange(self.length)
         if self.shuffle:
             order = np.argsort(item_bases(order, self.seed, _SHUFFLE_STREAM, epoch), kind="stable")
+        if self.repeats > 1:
+            order = self._repeated(order)
         for batch in range(self.start_batch, self._batches()):
             first, last = self._bounds(batch)
             yield [(epoch, int(index)) for index in order[first:last]]
+
+    def _repeated(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As many items of the order's beginning, each several times; first copies come first in each slice."""
+        copies = np.arange(self.repeats) * self.length
+        repeated = (order[:, None] + copies).reshape(-1)[: self.length]
+        slices = np.arange(self.length) // (self.batch_size * self.world_size)
+        return repeated[np.lexsort((repeated // self.length, slices))]
 
 
 def batch_loader(

@@ -187,6 +187,14 @@ def test_repeated_augmentation_shows_each_image_several_times(training):
     assert torch.equal(batch.images[0], training[1, 4].image)
 
 
+def test_an_image_that_comes_again_in_an_epoch_does_so_in_another_view(training):
+    batch = training.__getitems__([(1, 4), (1, 4 + 6), (1, 4 + 12)])
+    assert batch.indices.tolist() == [4, 4, 4]
+    assert batch.labels.tolist() == [1, 1, 1]
+    assert len({image.numpy().tobytes() for image in batch.images}) == 3
+    assert torch.equal(batch.images[0], training[1, 4].image)
+
+
 def test_augmentation_takes_no_number_from_the_generators_of_the_run(training):
     random.seed(0)
     np.random.seed(0)

@@ -61,6 +61,31 @@ def test_dropping_the_last_batch_leaves_ranks_equally_many():
     assert lengths == {2}
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_repeats_fill_an_epoch_with_copies_of_a_part_of_the_items(world_size: int):
+    samplers = [
+        EpochBatchSampler(50, 24 // world_size, rank=rank, world_size=world_size, shuffle=True, repeats=3)
+        for rank in range(world_size)
+    ]
+    slices = [[i for part in parts for i in part] for parts in zip(*map(indices, samplers), strict=True)]
+    assert [len(whole) for whole in slices] == [24, 24]
+    alone = indices(EpochBatchSampler(50, 24, shuffle=True, repeats=3))
+    assert slices == alone
+    items = [i % 50 for i in slices[0]]
+    assert len(set(slices[0])) == 24
+    assert items == items[:8] * 3  # first copies, second copies, third copies: in other views, on other ranks
+    assert [i // 50 for i in slices[0]] == [0] * 8 + [1] * 8 + [2] * 8
+    once = [i for batch in indices(EpochBatchSampler(50, 50, shuffle=True)) for i in batch]
+    assert items[:8] == once[:8]
+
+
+def test_copies_that_a_batch_has_no_room_for_come_in_the_next():
+    first, second = indices(EpochBatchSampler(9, 4, repeats=3))
+    assert first == [0, 1, 0 + 9, 0 + 18]
+    assert second == [2, 1 + 9, 2 + 9, 1 + 18]
+    assert indices(EpochBatchSampler(9, 4, repeats=3, start_batch=1)) == [second]
+
+
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="batch size is 0"):
         EpochBatchSampler(10, 0)
