@@ -99,6 +99,16 @@ def model_spec(name: str, **overrides: object) -> Spec:
     return dataclasses.replace(spec, **{key: _checked(key, value, kinds[key]) for key, value in overrides.items()})
 
 
+def model_preprocessing(name: str, **overrides: object) -> Preprocessing:
+    """What :func:`create_model` would say of the model's input, without building it.
+
+    Raises:
+        UserError: see :func:`model_spec`.
+    """
+    spec = model_spec(name, **overrides)
+    return _MODELS[name].preprocessing(spec)
+
+
 _KINDS = {int: "a whole number", float: "a number", str: "a name", bool: "True or False"}
 
 

@@ -15,7 +15,8 @@ from stvit.errors import UserError, nearest
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.DATASET": ("moving_mnist", "imagenet", "kinetics", "ssv2"),
-    "AUG.INTERPOLATION": ("bicubic", "bilinear"),
+    "DATA.VAL_CROP_MODE": ("", "center", "squash"),
+    "AUG.INTERPOLATION": ("bicubic", "bilinear", "random"),
     "AUG.RE_MODE": ("pixel", "rand", "const"),
     "MOVING_MNIST.DIGITS": ("mnist", "sklearn"),
     "BN.NORM_TYPE": ("batchnorm", "sync_batchnorm"),
@@ -31,6 +32,7 @@ AT_LEAST_ONE = (
     "DATA.TEST_CROP_SIZE",
     "DATA.NUM_FRAMES",
     "AUG.NUM_SAMPLE",
+    "AUG.REPEATS",
     "AUG.RE_COUNT",
     "MOVING_MNIST.DIGIT_SIZE",
     "MOVING_MNIST.FRAMES_IN",
@@ -74,13 +76,13 @@ AT_MOST: dict[str, int] = {
 SSIM_WINDOW = 7
 
 # From 0 to 1, both included.
-PROBABILITIES = ("AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
+PROBABILITIES = ("DATA.VAL_CROP_RATIO", "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB")
 
 # At least 0 and below 1.
 FRACTIONS = ("MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM", "SOLVER.EMA_DECAY")
 
 # Above 0, and 1 or less.
-RATIOS = ("DATA.VAL_CROP_RATIO", "SOLVER.LAYER_DECAY", "MOVING_MNIST.STEP")
+RATIOS = ("SOLVER.LAYER_DECAY", "MOVING_MNIST.STEP")
 
 ABOVE_ZERO = ("SOLVER.BASE_LR", "SOLVER.ONECYCLE_DIV", "SOLVER.ONECYCLE_FINAL_DIV")
 
@@ -94,7 +96,8 @@ def check(cfg: CfgNode, places: Mapping[str, str]) -> None:
 
     for key, choices in CHOICES.items():
         if values[key] not in choices:
-            refuse(key, f"it must be one of {', '.join(choices)}{nearest(str(values[key]), choices)}")
+            listed = ", ".join(choice or "empty" for choice in choices)
+            refuse(key, f"it must be one of {listed}{nearest(str(values[key]), choices)}")
     _check_ranges(values, refuse)
     if not cfg.OUTPUT_DIR:
         refuse("OUTPUT_DIR", "a run needs a folder to write to")
@@ -200,6 +203,9 @@ def _check_moving_mnist(cfg: CfgNode, refuse: Refuse) -> None:
 
 
 def _check_classification(cfg: CfgNode, refuse: Refuse) -> None:
+    for key in ("MEAN", "STD"):
+        if len(cfg.DATA[key]) not in (0, 3):
+            refuse(f"DATA.{key}", "it has a number for each of the 3 channels, or none: then it is the model's own")
     if not all(0 <= mean <= 1 for mean in cfg.DATA.MEAN):
         refuse("DATA.MEAN", "it is the mean of channels that lie between 0 and 1")
     if not all(0 < std <= 1 for std in cfg.DATA.STD):

@@ -5,7 +5,12 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 
 # Lists that may have any length, with the type of their elements; all others keep the length of their default.
-FREE_LISTS: dict[str, type] = {"MOVING_MNIST.NUM_DIGITS": int, "MOVING_MNIST.TEST_NUM_DIGITS": int}
+FREE_LISTS: dict[str, type] = {
+    "DATA.MEAN": float,
+    "DATA.STD": float,
+    "MOVING_MNIST.NUM_DIGITS": int,
+    "MOVING_MNIST.TEST_NUM_DIGITS": int,
+}
 
 # A subtree whose keys are not known here: the model's own row of settings checks them when the model is built.
 FREE_SUBTREE = "MODEL.ARGS"
@@ -55,15 +60,19 @@ def default_config() -> CfgNode:
     # Fetch missing files into PATH_TO_DATA_DIR.
     _C.DATA.DOWNLOAD = False
 
-    # Mean and standard deviation of the three channels in [0, 1].
-    _C.DATA.MEAN = [0.485, 0.456, 0.406]
-    _C.DATA.STD = [0.229, 0.224, 0.225]
+    # Mean and standard deviation of the channels in [0, 1], by which images are normalised; empty: the model's own,
+    # which are those of the checkpoint that is evaluated if it is one of stvit's, otherwise the published ones.
+    _C.DATA.MEAN = []
+    _C.DATA.STD = []
     # Side of the square that the network trains on, pixels; its position tables are made for it.
     _C.DATA.TRAIN_CROP_SIZE = 224
     # Side of the central square that it is evaluated on, pixels.
     _C.DATA.TEST_CROP_SIZE = 224
-    # Evaluation resizes the short side to TEST_CROP_SIZE over this.
-    _C.DATA.VAL_CROP_RATIO = 0.875
+    # Evaluation resizes images to TEST_CROP_SIZE over this before it cuts out the centre; 0: the model's own, as above.
+    _C.DATA.VAL_CROP_RATIO = 0.0
+    # What gets that size: the short side (center), or both sides whatever the image's shape (squash); empty: the
+    # model's own.
+    _C.DATA.VAL_CROP_MODE = ""
     # Frames of a clip; video networks only.
     _C.DATA.NUM_FRAMES = 16
 
@@ -73,10 +82,14 @@ def default_config() -> CfgNode:
     _C.AUG.AA_TYPE = "rand-m9-n6-mstd0.5-inc1"
     # Strength of random brightness, contrast and saturation; used where AA_TYPE is empty.
     _C.AUG.COLOR_JITTER = 0.4
-    # Of resizing, in evaluation too: bicubic or bilinear.
+    # Of resizing, in evaluation too: bicubic or bilinear. random: each training view draws one of them, and evaluation
+    # has the model's own.
     _C.AUG.INTERPOLATION = "bicubic"
-    # Augmented views of each image in a batch (repeated augmentation).
+    # Augmented views of each image in a batch, which grows by them (SlowFast's repeated augmentation).
     _C.AUG.NUM_SAMPLE = 1
+    # Augmented views of each image in an epoch, which has as many samples as ever, of fewer images (DeiT's and timm's
+    # repeated augmentation).
+    _C.AUG.REPEATS = 1
     # Random erasing: its probability, what fills the holes (pixel: noise, rand: one colour, const: black), and the
     # highest number of holes.
     _C.AUG.RE_PROB = 0.25

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
 from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
 
 
 class LearningRates(NamedTuple):
@@ -27,6 +29,43 @@ def learning_rates(cfg: CfgNode) -> LearningRates:
     samples = cfg.TRAIN.BATCH_SIZE * cfg.TRAIN.ACCUMULATE_STEPS
     scale = samples / solver.BASE_LR_BATCH_SIZE if solver.BASE_LR_BATCH_SIZE else 1.0
     return LearningRates(solver.BASE_LR * scale, solver.WARMUP_START_LR * scale, solver.COSINE_END_LR * scale)
+
+
+def image_preprocessing(cfg: CfgNode, own: Preprocessing) -> Preprocessing:
+    """How images are prepared: as the settings say, and where they leave it open as ``own``, a model's, says.
+
+    Settings that are open are empty or 0 (DATA.MEAN, STD, VAL_CROP_RATIO, VAL_CROP_MODE), or AUG.INTERPOLATION random.
+    """
+    data, size = cfg.DATA, cfg.DATA.TEST_CROP_SIZE
+    return dataclasses.replace(
+        own,
+        input_size=(size, size),
+        mean=tuple(data.MEAN) or own.mean,
+        std=tuple(data.STD) or own.std,
+        interpolation=own.interpolation if cfg.AUG.INTERPOLATION == "random" else cfg.AUG.INTERPOLATION,
+        crop_fraction=data.VAL_CROP_RATIO or own.crop_fraction,
+        crop_mode=data.VAL_CROP_MODE or own.crop_mode,
+    )
+
+
+# Which setting decides each part of how images are prepared.
+_PREPARED_BY = {
+    "input_size": "DATA.TEST_CROP_SIZE",
+    "mean": "DATA.MEAN",
+    "std": "DATA.STD",
+    "interpolation": "AUG.INTERPOLATION",
+    "crop_fraction": "DATA.VAL_CROP_RATIO",
+    "crop_mode": "DATA.VAL_CROP_MODE",
+}
+
+
+def contradictions(prepared: Preprocessing, own: Preprocessing, whose: str) -> list[str]:
+    """A sentence for each setting that makes ``prepared`` differ from ``own``; ``whose`` it is, for the sentence."""
+    return [
+        f"{key} prepares images with {name.replace('_', ' ')} {value}; {whose} has {theirs}"
+        for name, key in _PREPARED_BY.items()
+        if (value := getattr(prepared, name)) != (theirs := getattr(own, name))
+    ]
 
 
 def classifier_settings(cfg: CfgNode) -> dict[str, object]:

@@ -32,8 +32,9 @@ PROTOCOL = {
     "top1_error": "100 - top1_accuracy",
     "top5_error": "100 - top5_accuracy",
     "mean_class_accuracy": "mean over the classes that have images of each one's top-1 accuracy, percent",
-    "view": "one: short side resized to TEST_CROP_SIZE / VAL_CROP_RATIO, centre crop (config.DATA); float32",
+    "view": "one: resized to input_size / crop_fraction, the short side or both (crop_mode); its centre; float32",
 }
+PREPARED = ("input_size", "crop_fraction", "crop_mode", "interpolation", "mean", "std")  # of all images, in results
 CHOSEN_ON_TEST = "The best checkpoint was chosen on these same images, ImageNet's habit: that flatters the model."
 _EXAMPLES = 8  # images in each part of the page
 _CONFUSIONS = 20  # in results.json
@@ -61,8 +62,10 @@ def evaluate_classes(
     """
     images = task.splits.test
     assert images is not None
-    task.adopt_names(trained.labels)
+    contradictions = task.adopt(trained.preprocessing)
     if task.world.main:
+        for note in contradictions:
+            print(f"note: {note}", flush=True)
         print(f"evaluating on {len(images)} images of {images.folder}", flush=True)
     measured = measure(model, task, images, stop)
     if not task.world.main:
@@ -84,7 +87,8 @@ def evaluate_classes(
             "per_class": per_class(measured.metrics, used, names),
             **confusions(measured.metrics, names),
             "protocol": PROTOCOL,
-            "notes": [*task.notes(), *([CHOSEN_ON_TEST] if flattered else [])],
+            "preprocessing": {k: v for k, v in task.preprocessing.to_dict().items() if k in PREPARED},
+            "notes": [*task.notes(), *contradictions, *([CHOSEN_ON_TEST] if flattered else [])],
         },
         pictures=pictures,
         text="\n".join(

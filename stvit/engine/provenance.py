@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import stvit
+from stvit.preprocessing import Preprocessing
 
 LIBRARIES = ("stvit", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -36,21 +37,25 @@ class TrainingRecord:
     data: dict[str, object] | None = None  # "train" and "validation" as in Splits.identity
     precision: str | None = None  # the number format really used: fp32, bf16 or fp16
     chosen_on_test: bool = False  # the test set was its validation set
-    labels: tuple[str, ...] | None = None  # class names, in the order of the logits
+    preprocessing: Preprocessing | None = None  # of its images, with the class names
 
 
 def training_record(content: Mapping[str, object]) -> TrainingRecord:
-    """The record inside a checkpoint that stvit's training wrote; an empty one for those of others."""
+    """The record inside a checkpoint that stvit's training wrote; an empty one for those of others.
+
+    Raises:
+        UserError: it describes its images in words that this stvit does not know.
+    """
     if not str(content.get("format", "")).startswith("stvit-checkpoint-"):
         return TrainingRecord()
     data, precision = content.get("data"), content.get("precision")
-    labels = _inside(content, "preprocessing", "labels")
+    described = content.get("preprocessing")
     settings = _inside(content.get("config"), "MOVING_MNIST", "VALIDATE_ON_TEST")
     return TrainingRecord(
         data={part: data.get(part) for part in ("train", "validation")} if isinstance(data, Mapping) else None,
         precision=precision if isinstance(precision, str) else None,
         chosen_on_test=settings is True or _inside(data, "validation_is_test") is True,
-        labels=tuple(map(str, labels)) if isinstance(labels, list | tuple) else None,
+        preprocessing=Preprocessing.from_dict(described) if isinstance(described, dict) else None,
     )
 
 

@@ -42,6 +42,8 @@ FREE_TO_CHANGE = (
     "TRAIN.COMPILE",
     "TRAIN.CHANNELS_LAST",
 )
+# How images are prepared, which sequences are not.
+OF_IMAGES = ("AUG.", "MIXUP.", "DATA.MEAN", "DATA.STD", "DATA.VAL_CROP_")
 
 
 @dataclass
@@ -176,6 +178,7 @@ def refuse_changed_run(checkpoint: Mapping[str, object], cfg: CfgNode, path: str
         free = key.startswith(FREE_TO_CHANGE) and not (
             key.startswith("MOVING_MNIST.TEST_") and cfg.MOVING_MNIST.VALIDATE_ON_TEST
         )
+        free |= cfg.DATA.DATASET == "moving_mnist" and key.startswith(OF_IMAGES)
         if not free and before.get(key) != value:
             raise UserError(
                 f"{path} was trained with {key} {before.get(key)!r} and this run has {value!r}: "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from stvit.config import load_config
 from stvit.config.checks import randaugment_problem
-from stvit.config.derived import classifier_settings, learning_rates
+from stvit.config.derived import classifier_settings, contradictions, image_preprocessing, learning_rates
 from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
 
 IMAGES = ("DATA.DATASET", "imagenet", "MODEL.NAME", "mvitv2_tiny")
 
@@ -49,6 +52,8 @@ def test_a_mistake_in_randaugment_is_found_before_any_image_is_read(text, wanted
         (("TRAIN.BATCH_SIZE", "7"), "TRAIN.BATCH_SIZE"),
         (("DATA.STD", "[0.2, 0, 0.2]"), "DATA.STD"),
         (("DATA.MEAN", "[124, 116, 104]"), "DATA.MEAN"),
+        (("DATA.MEAN", "[0.5]"), "DATA.MEAN"),
+        (("DATA.STD", "[0.5, 0.5]"), "DATA.STD"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(pairs, key):
@@ -86,6 +91,28 @@ def test_a_classifier_gets_its_classes_and_sizes_from_their_settings():
     clips = load_config(None, ["DATA.DATASET", "kinetics", "MODEL.NAME", "mvitv2_small_16x4", *sizes])
     assert classifier_settings(images) == {"num_classes": 7, "input_size": [96, 96], "drop_path": 0.2}
     assert classifier_settings(clips) == {"num_classes": 7, "input_size": [8, 96, 96]}
+
+
+OWN = Preprocessing("classification", (8, 8), mean=(0.5,) * 3, std=(0.25,) * 3, crop_fraction=0.95, crop_mode="squash")
+
+
+def test_what_settings_leave_open_about_images_is_the_models_own():
+    cfg = load_config(None, [*IMAGES, "AUG.INTERPOLATION", "random"])
+    assert image_preprocessing(cfg, OWN) == dataclasses.replace(OWN, input_size=(224, 224))
+
+
+def test_what_settings_say_about_images_holds_and_contradictions_are_told():
+    named = ("DATA.MEAN", "[0.1, 0.2, 0.3]", "DATA.STD", "[1, 1, 1]", "AUG.INTERPOLATION", "bilinear")
+    crop = ("DATA.TEST_CROP_SIZE", "8", "DATA.VAL_CROP_RATIO", "0.95", "DATA.VAL_CROP_MODE", "center")
+    prepared = image_preprocessing(load_config(None, [*IMAGES, *named, *crop]), OWN)
+    values = {"mean": (0.1, 0.2, 0.3), "std": (1, 1, 1), "interpolation": "bilinear", "crop_mode": "center"}
+    assert prepared == dataclasses.replace(OWN, **values)
+    said = contradictions(prepared, OWN, "the checkpoint")
+    assert [line.split()[0] for line in said] == [
+        "DATA.MEAN", "DATA.STD", "AUG.INTERPOLATION", "DATA.VAL_CROP_MODE"
+    ]  # fmt: skip
+    assert said[0] == "DATA.MEAN prepares images with mean (0.1, 0.2, 0.3); the checkpoint has (0.5, 0.5, 0.5)"
+    assert contradictions(OWN, OWN, "the checkpoint") == []
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,24 @@ def test_the_names_in_a_checkpoint_decide_which_logit_a_folder_is(finished, run,
         run(tmp_path / "out", *only)
 
 
+SQUASHED = ("DATA.MEAN", [0.5] * 3, "DATA.STD", [0.5] * 3, "DATA.VAL_CROP_RATIO", 0.95, "DATA.VAL_CROP_MODE", "squash")
+
+
+def test_a_checkpoint_says_how_its_images_are_prepared_where_the_settings_leave_it_open(run, tmp_path, capsys):
+    trained = run(tmp_path / "run", *SQUASHED, "AUG.INTERPOLATION", "random", "SOLVER.MAX_EPOCH", 1)
+    only = ("TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", trained / "checkpoints" / "best.pt")
+    open_, named = run(tmp_path / "open", *only), run(tmp_path / "named", *only, "DATA.VAL_CROP_MODE", "center")
+    assert results(open_)["methods"] == results(trained)["methods"]
+    prepared = {"input_size": [SIZE, SIZE], "crop_fraction": 0.95, "crop_mode": "squash", "interpolation": "bicubic"}
+    prepared |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    assert results(trained)["preprocessing"] == results(open_)["preprocessing"] == prepared
+    assert results(named)["preprocessing"] == prepared | {"crop_mode": "center"}
+    note = "DATA.VAL_CROP_MODE prepares images with crop mode center; the checkpoint has squash"
+    assert note in results(named)["notes"]
+    assert f"note: {note}" in capsys.readouterr().out
+    assert not any("prepares images" in line for line in results(open_)["notes"])
+
+
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
     """Weights of a 1,000-class network in the layout of facebookresearch/mvit, without names."""
@@ -246,6 +264,10 @@ def test_published_weights_are_tested_on_some_of_imagenet_s_classes_by_their_ids
     )  # fmt: skip
     written = results(output)
     assert tuple(written["per_class"]) == ids
+    assert (written["preprocessing"]["mean"], written["preprocessing"]["crop_fraction"]) == (
+        [0.485, 0.456, 0.406],
+        0.875,
+    )
     assert "confusion" not in written
     model = stvit.create_model("mvitv2_tiny", **SETTINGS["MODEL"]["ARGS"], num_classes=1000, input_size=[SIZE, SIZE])
     stvit.load_checkpoint(model, official)
@@ -316,6 +338,15 @@ def test_two_processes_train_on_the_images_of_one(settings, tmp_path):
     for whole, *parts in zip(epoch(0, 1), *halves, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
         assert torch.equal(whole.labels, torch.cat([part.labels for part in parts]))
+
+
+def test_repeated_augmentation_shows_some_images_thrice_in_an_epoch(settings, tmp_path):
+    task = build_task(settings(tmp_path, "AUG.REPEATS", 3), World(torch.device("cpu")))
+    batches = list(task.train_batches(0, start_batch=0))
+    numbers = [n for batch in batches for n in batch.indices.tolist()]
+    assert len(batches) == STEPS
+    assert sorted(map(numbers.count, set(numbers))) == [3, 3, 3, 3]
+    assert len({image.numpy().tobytes() for batch in batches for image in batch.images}) == 12
 
 
 def test_mixing_depends_on_the_step_alone(settings, tmp_path):

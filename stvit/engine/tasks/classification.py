@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from stvit.config.derived import classifier_settings, contradictions, image_preprocessing
 from stvit.datasets import EpochBatchSampler, ImageBatch, ImageFolder, ImageList, batch_loader
 from stvit.datasets.image_splits import image_splits, logits_of_classes
 from stvit.datasets.image_transforms import (
@@ -32,6 +33,7 @@ from stvit.errors import UserError
 from stvit.metrics.accuracy import ranks
 from stvit.model import Model
 from stvit.preprocessing import Preprocessing
+from stvit.registry import model_preprocessing
 
 _NAMED = 4  # images of a batch that a message names
 
@@ -54,21 +56,14 @@ class ImageClassification:
         self.identity = self.splits.identity
         self.num_classes = cfg.MODEL.NUM_CLASSES
         self.training = cfg.TRAIN.ENABLE
-        # A checkpoint that is tested alone may bring names, and say which logits these classes are (adopt_names).
+        # A checkpoint that is tested alone may bring names, and say which logits these classes are (adopt).
         self.names: tuple[str, ...] = ()
         self.logits = torch.empty(0, dtype=torch.int64)  # (folders,)
         if self.training:
             self._name_logits(None)
-        size = cfg.DATA.TEST_CROP_SIZE
-        self.preprocessing = Preprocessing(
-            task="classification",
-            input_size=(size, size),
-            mean=tuple(cfg.DATA.MEAN),
-            std=tuple(cfg.DATA.STD),
-            interpolation=cfg.AUG.INTERPOLATION,
-            crop_fraction=cfg.DATA.VAL_CROP_RATIO,
-            labels=self.names or None,
-        )
+        self._cfg = cfg
+        self._published = model_preprocessing(cfg.MODEL.NAME, **classifier_settings(cfg))
+        self.preprocessing = replace(image_preprocessing(cfg, self._published), labels=self.names or None)
         self._eval_batch = math.ceil(cfg.TEST.BATCH_SIZE / world.size)
         self._workers = min(cfg.DATA_LOADER.NUM_WORKERS, os.cpu_count() or 1)  # more only wait for each other
         self._pin_memory = cfg.DATA_LOADER.PIN_MEMORY and self.device.type == "cuda"
@@ -100,10 +95,12 @@ class ImageClassification:
                 smoothing=self._smoothing,
                 classes=self.num_classes,
             )
-        dataset = ImageFolder(images, training_transform(augmentation(cfg)), self._seed, views=cfg.AUG.NUM_SAMPLE)
+        views = training_transform(augmentation(cfg, self.preprocessing))
+        dataset = ImageFolder(images, views, self._seed, views=cfg.AUG.NUM_SAMPLE)
         self._sampler = EpochBatchSampler(
-            len(images), each, seed=self._seed, rank=self.world.rank, world_size=self.world.size, shuffle=True
-        )
+            len(images), each, seed=self._seed, rank=self.world.rank, world_size=self.world.size, shuffle=True,
+            repeats=cfg.AUG.REPEATS,
+        )  # fmt: skip
         self._loader = self._load(dataset, self._sampler)
 
     def _load(
@@ -120,16 +117,26 @@ class ImageClassification:
     def attach(self, model: nn.Module) -> None:
         """Make the model say what it learns from: size, mean and deviation, class names; its checkpoints carry them."""
         assert isinstance(model, Model)
-        model.preprocessing = dataclasses.replace(self.preprocessing, channels=model.preprocessing.channels)
+        model.preprocessing = replace(self.preprocessing, channels=model.preprocessing.channels)
 
-    def adopt_names(self, names: Sequence[str] | None) -> None:
-        """Let the class names of a checkpoint that is tested alone decide which logit stands for which folder.
+    def adopt(self, described: Preprocessing | None) -> list[str]:
+        """Follow what a checkpoint that is tested alone says of its images, None for one that says nothing.
+
+        Its class names decide which logit stands for which folder, and it decides how images are prepared where the
+        settings leave that open.
+
+        Returns:
+            A line for each setting that contradicts it, or of one that says nothing the published model.
 
         Raises:
             UserError: the folders are not among its classes, or it has no names and another number of classes.
         """
-        if not self.training:
-            self._name_logits(names)
+        if self.training:
+            return []
+        self._name_logits(described.labels if described else None)
+        own = described or self._published
+        self.preprocessing = image_preprocessing(self._cfg, own)
+        return contradictions(self.preprocessing, own, "the checkpoint" if described else "the published model")
 
     def notes(self) -> list[str]:
         """What a reader of run and results must know about the data, a line each."""
@@ -210,13 +217,13 @@ class ImageClassification:
         yield from _unspoilt(self._load(dataset, self._eval_batch))
 
 
-def augmentation(cfg: CfgNode) -> Augmentation:
-    """The random views that the settings ask for."""
+def augmentation(cfg: CfgNode, preprocessing: Preprocessing) -> Augmentation:
+    """The random views that the settings ask for, normalised as the model's images are."""
     size = cfg.DATA.TRAIN_CROP_SIZE
     return Augmentation(
         size=(size, size),
-        mean=tuple(cfg.DATA.MEAN),
-        std=tuple(cfg.DATA.STD),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
         auto_augment=cfg.AUG.AA_TYPE,
         color_jitter=cfg.AUG.COLOR_JITTER,
         interpolation=cfg.AUG.INTERPOLATION,
