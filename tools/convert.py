@@ -1,15 +1,15 @@
 r"""Convert a checkpoint into another library's layout, or into stvit's own.
 
-Targets: mvit (facebookresearch/mvit), slowfast, torchvision, timm, mmpretrain, mmaction2, openstl-mixvit, stvit. The
-checkpoint may have any of these layouts. Where the target would compute something else with the same weights, the
+Targets: mvit (facebookresearch/mvit), slowfast, torchvision, timm, mmpretrain, mmaction2, mixvit, openstl-mixvit,
+paddleclas, paddleclas-torch, stvit. The checkpoint may have any of these layouts. Where the target would compute something else with the same weights, the
 reason is given and nothing is written, unless --force.
 
 Example:
     python tools/convert.py --checkpoint MViTv2_T_in1k.pyth --to timm --output mvitv2_tiny.safetensors
 
 Writes what the target's own files hold: {"model_state": ...} for mvit and slowfast, {"meta": {}, "state_dict": ...} for
-mmpretrain and mmaction2, a bare state dict for torchvision and timm, a checkpoint with its model's name for stvit; and
-bare tensors wherever the output's name ends in .safetensors.
+mmpretrain and mmaction2, a bare state dict for torchvision and timm, a file for paddle.load for paddleclas, a checkpoint
+with its model's name for stvit; and bare tensors wherever the output's name ends in .safetensors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stvit.checkpoint import TARGETS, convert, pack_model, save_checkpoint
 from stvit.checkpoint.export import wrapped
+from stvit.checkpoint.paddle import save_paddle
 from stvit.checkpoint.recognise import KINDS, registered_name, told_spec
 from stvit.checkpoint.save import refuse_overwriting, save_safetensors
 from stvit.cli import ArgumentParser, run
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = convert(options.checkpoint, options.to, model=options.model, force=options.force)
     if options.output.suffix == ".safetensors":
         save_safetensors(options.output, weights)
+    elif options.to == "paddleclas":
+        save_paddle(options.output, weights)
     elif options.to == "stvit":
         save_checkpoint(options.output, own_checkpoint(weights, options.model))
     else:

@@ -14,10 +14,20 @@ from os import PathLike
 from torch import Tensor, nn
 
 from stvit.backbones.base import BackboneSpec
+from stvit.backbones.mixformer import MixFormerSpec
 from stvit.backbones.mixvit import MixViTSpec
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint.fit import model_title
-from stvit.checkpoint.layouts import mixvit, mmaction2, mmpretrain, mvit, openstl_mixvit, timm_mvit, torchvision_mvit
+from stvit.checkpoint.layouts import (
+    mixformer,
+    mixvit,
+    mmaction2,
+    mmpretrain,
+    mvit,
+    openstl_mixvit,
+    timm_mvit,
+    torchvision_mvit,
+)
 from stvit.checkpoint.load import NATIVE, in_our_layout, open_checkpoint, unwrap_model
 from stvit.checkpoint.recognise import KINDS, differing, registered_name, told_spec
 from stvit.checkpoint.same_network import stated_spec
@@ -59,7 +69,8 @@ def convert(
         state_dict: a state dict, a checkpoint in memory, a file or an address; also a network with its weights, which
             is then ``model`` too.
         to: the target, one of :data:`TARGETS`: ``mvit`` (facebookresearch/mvit), ``slowfast``, ``torchvision``,
-            ``timm``, ``mmpretrain``, ``mmaction2``, ``mixvit``, ``openstl-mixvit`` or ``stvit``.
+            ``timm``, ``mmpretrain``, ``mmaction2``, ``mixvit``, ``openstl-mixvit``, ``paddleclas``
+            (Paddle's arrays), ``paddleclas-torch`` (PyTorch's) or ``stvit``.
         model: the network that the weights are of, or its registered name. Needed where neither the checkpoint nor
             its shapes tell: a changed pooling of the head or a changed stride.
         ema: which weights, as in :func:`stvit.load_checkpoint`.
@@ -255,5 +266,7 @@ TARGETS: dict[str, _Target] = {
     "mmaction2": _Target(mmaction2.from_stvit, _mmaction2_reasons, _is_mvit, _meta),
     "mixvit": _Target(mixvit.from_stvit, _mixvit_reasons, _is(MixViTSpec), _state_dict),
     "openstl-mixvit": _Target(openstl_mixvit.from_stvit, mixvit.other_wavelet, _is_predictor, _state_dict),
+    "paddleclas": _Target(mixformer.from_stvit, mixformer.differences, _is(MixFormerSpec)),
+    "paddleclas-torch": _Target(mixformer.to_torch_style, mixformer.differences, _is(MixFormerSpec)),
     NATIVE: _Target(dict, lambda spec: iter(()), lambda weights: True, _state_dict),
 }

@@ -11,7 +11,16 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from stvit.checkpoint.layouts import mixvit, mmaction2, mmpretrain, mvit, openstl_mixvit, timm_mvit, torchvision_mvit
+from stvit.checkpoint.layouts import (
+    mixformer,
+    mixvit,
+    mmaction2,
+    mmpretrain,
+    mvit,
+    openstl_mixvit,
+    timm_mvit,
+    torchvision_mvit,
+)
 
 
 class Layout(Protocol):
@@ -38,7 +47,7 @@ class Layout(Protocol):
 
 LAYOUTS: tuple[Layout, ...] = tuple(
     cast(Layout, module)
-    for module in (openstl_mixvit, mixvit, torchvision_mvit, timm_mvit, mmaction2, mmpretrain, mvit)
+    for module in (openstl_mixvit, mixvit, mixformer, torchvision_mvit, timm_mvit, mmaction2, mmpretrain, mvit)
 )
 
 

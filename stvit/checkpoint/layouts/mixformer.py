@@ -3,17 +3,21 @@
 Paddle stores the statistics of batch norms as ``_mean`` and ``_variance``, without a count of batches, and the weights
 of linear layers as (in, out). The torch-style form has PyTorch's names and shapes for these and is the same otherwise.
 Both hold the index of the position tables, which stvit computes. Tables follow Swin.
+
+With equal weights the networks compute the same where PaddleClas's runs: it takes inputs whose sides, rounded up to
+multiples of 4, are multiples of 32.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from stvit.backbones.mixformer import MixFormerSpec
 from stvit.checkpoint.layouts.renames import inverse, rename
 from stvit.checkpoint.paddle import NAME_TABLE
 from stvit.errors import UserError
@@ -31,6 +35,7 @@ RENAMES = (
 )
 ENDS = (("last_proj.", "head.hidden."), ("head.", "head.projection."))  # the longer of ours first, read backwards
 STATISTICS = (("_mean", "running_mean"), ("_variance", "running_var"))
+HEAD_WIDTH = 1280
 INDEX = "relative_position_index"
 BATCHES = "num_batches_tracked"
 
@@ -88,6 +93,21 @@ def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for key, value in to_torch_style(state_dict).items()
         if not key.endswith(BATCHES)
     }
+
+
+def differences(spec: MixFormerSpec) -> Iterator[str]:
+    """Why PaddleClas would not build the network of a row, or not run it at its size."""
+    if len(spec.input_size) == 3:
+        yield "it is for images"
+    doubling = tuple(spec.widths[0] * 2**stage for stage in range(len(spec.widths)))
+    if spec.widths != doubling:
+        yield f"its widths double with every stage, {doubling} instead of {spec.widths}"
+    if spec.head_width != HEAD_WIDTH:
+        yield f"its layer before the classifier has {HEAD_WIDTH} channels, not {spec.head_width}"
+    if spec.stem_stride[-2:] != (2, 2):
+        yield f"its stem strides by 2, not by {spec.stem_stride}"
+    if any(-(-side // 4) % 8 for side in spec.input_size[-2:]):
+        yield f"it takes sizes of multiples of 32, or up to 3 less, not {spec.input_size}"
 
 
 def _renamed(key: str) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stvit.backbones.base import BackboneSpec
+from stvit.backbones.mixformer import MixFormerSpec
 from stvit.backbones.mixvit import MixViTSpec
 from stvit.backbones.mvit import MViTSpec
-from stvit.checkpoint.recognise import mixvit, mvit
+from stvit.checkpoint.recognise import mixformer, mixvit, mvit
 from stvit.registry import list_models, model_spec
 
 
@@ -30,6 +31,7 @@ class Kind:
 KINDS: dict[type, Kind] = {
     MViTSpec: Kind(mvit.mvit_spec, mvit.CERTAIN, mvit.LIKELY, ("input_size", "in_channels", "kv_stride")),
     MixViTSpec: Kind(mixvit.mixvit_spec, mixvit.CERTAIN, mixvit.LIKELY, ("window", "in_channels", "map_norm")),
+    MixFormerSpec: Kind(mixformer.mixformer_spec, mixformer.CERTAIN, mixformer.LIKELY, ("window", "in_channels")),
 }
 
 
