@@ -1,8 +1,8 @@
 r"""Convert a checkpoint into another library's layout, or into stvit's own.
 
 Targets: mvit (facebookresearch/mvit), slowfast, torchvision, timm, mmpretrain, mmaction2, mixvit, openstl-mixvit,
-paddleclas, paddleclas-torch, stvit. The checkpoint may have any of these layouts. Where the target would compute something else with the same weights, the
-reason is given and nothing is written, unless --force.
+paddleclas, paddleclas-torch, stvit. The checkpoint may have any of these layouts. Where the target would compute
+something else with the same weights, the reason is given and nothing is written, unless --force.
 
 Example:
     python tools/convert.py --checkpoint MViTv2_T_in1k.pyth --to timm --output mvitv2_tiny.safetensors
