@@ -1,9 +1,11 @@
 """MixViT for images: rows and their registration."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 from stvit.backbones.mixvit import MixViT, MixViTSpec
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import Preprocessing, for_classifier
 from stvit.registry import register_model
 
 P1 = MixViTSpec(widths=(32, 64, 128, 256), depths=(1, 1, 2, 1), head_hidden=256, drop_path=0.1)
@@ -36,29 +38,19 @@ IMAGE_VARIANTS = {
 }
 
 
-def _preprocessing(spec: MixViTSpec) -> Preprocessing:
-    return Preprocessing(task="classification", input_size=_size(spec), channels=spec.in_channels)
-
-
-def _wide_crop(spec: MixViTSpec) -> Preprocessing:
-    return dataclasses.replace(_preprocessing(spec), crop_fraction=0.95)
-
-
 def _squashed(spec: MixViTSpec) -> Preprocessing:
     """Of the networks for 384 pixels, which also take pixels of -1 to 1."""
     half = (0.5,) * spec.in_channels
-    return dataclasses.replace(_wide_crop(spec), crop_mode="squash", mean=half, std=half)
+    return for_classifier(spec, crop_fraction=0.95, crop_mode="squash", mean=half, std=half)
 
 
-def _size(spec: MixViTSpec) -> tuple[int, int]:
-    height, width = spec.input_size[-2:]
-    return height, width
+def _described(name: str, spec: MixViTSpec) -> Callable[[MixViTSpec], Preprocessing]:
+    if name.endswith("384"):
+        return _squashed
+    return for_classifier if spec.widths == P1.widths else partial(for_classifier, crop_fraction=0.95)
 
 
-PREPROCESSING = {
-    name: _squashed if name.endswith("384") else _preprocessing if spec.widths[0] == 32 else _wide_crop
-    for name, spec in IMAGE_VARIANTS.items()
-}
+PREPROCESSING = {name: _described(name, spec) for name, spec in IMAGE_VARIANTS.items()}
 
 for _name, _spec in IMAGE_VARIANTS.items():
     register_model(_name, MixViT, _spec, PREPROCESSING[_name])

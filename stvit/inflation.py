@@ -16,17 +16,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stvit.backbones.mvit import MViT, MViTSpec
+from stvit.backbones.base import Backbone, BackboneSpec
 from stvit.errors import UserError, nearest
-from stvit.inflation_rules import FAMILIES, RULES, Family, Rule
+from stvit.inflation_rules import BIAS_TABLE, FAMILIES, RULES, Family, Rule
 from stvit.model import Model
 from stvit.registry import create_model, list_models, model_spec
 
-_IMAGE_KV_STRIDE = (4, 4)  # of every published image network; the published video networks have 8
 _SHOWN = 3  # names of each kind in the printed table
 
 
@@ -57,7 +57,7 @@ class Inflated:
         return "\n".join(f"{title:<12}  {text}" for title, text in rows)
 
 
-def inflate_spec(spec: MViTSpec, frames: int) -> MViTSpec:
+def inflate_spec(spec: BackboneSpec, frames: int) -> BackboneSpec:
     """The row of the 3D network that obeys the law for the 2D network of ``spec``, for clips of ``frames`` frames.
 
     Everything spatial stays, the stride of the keys included; in time, kernels are three frames wide and the patch
@@ -76,8 +76,8 @@ def inflate_spec(spec: MViTSpec, frames: int) -> MViTSpec:
 
 def inflate_state_dict(
     state_dict: Mapping[str, Tensor],
-    spec2d: MViTSpec,
-    spec3d: MViTSpec,
+    spec2d: BackboneSpec,
+    spec3d: BackboneSpec,
     *,
     rule: Rule = "centre",
     base: Mapping[str, Tensor] | None = None,
@@ -126,7 +126,7 @@ def inflate_state_dict(
         new=tuple(kinds["new"]),
         left_out=tuple(key for key in state_dict if key not in weights or key in kinds["new"]),
         law_holds=not breaks,
-        guarantees=_guarantees(breaks, family.head_breaks(spec2d, spec3d)),
+        guarantees=_guarantees(breaks, family.head_breaks(spec2d, spec3d), family.exactness),
     )
 
 
@@ -150,7 +150,7 @@ def inflate(model2d: Model, frames: int, *, rule: Rule = "centre", **overrides: 
     Raises:
         UserError: a network that sees video already or cannot be inflated, impossible frames, rule or settings.
     """
-    if not isinstance(model2d, MViT):
+    if not isinstance(model2d, Backbone):
         raise UserError(f"a {type(model2d).__name__} cannot be inflated: give an image network ({_known()})")
     _check_rule(rule)
     sample = next(model2d.parameters())
@@ -159,7 +159,7 @@ def inflate(model2d: Model, frames: int, *, rule: Rule = "centre", **overrides: 
     return model3d.train(model2d.training)
 
 
-def video_network(model2d: MViT, frames: int, **overrides: object) -> MViT:
+def video_network(model2d: Backbone[Any], frames: int, **overrides: object) -> Backbone[Any]:
     """The network that :func:`inflate` returns, still with fresh weights.
 
     It is registered as the image network is, with ``_16f`` after the name, where that row exists.
@@ -171,11 +171,11 @@ def video_network(model2d: MViT, frames: int, **overrides: object) -> MViT:
     settings = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     own = {key: value for key, value in settings.items() if value != getattr(row, key)}
     model = create_model(name, **{**own, **overrides})
-    assert isinstance(model, MViT)
+    assert isinstance(model, Backbone)
     return model
 
 
-def inflate_into(model3d: MViT, model2d: MViT, *, rule: Rule = "centre") -> Inflated:
+def inflate_into(model3d: Backbone[Any], model2d: Backbone[Any], *, rule: Rule = "centre") -> Inflated:
     """Give a video network, also a published one, the weights of an image network and its way with pixels.
 
     Args:
@@ -197,7 +197,7 @@ def inflate_into(model3d: MViT, model2d: MViT, *, rule: Rule = "centre") -> Infl
         frames, height, width = spec3d.input_size
         model3d.preprocessing = dataclasses.replace(
             getattr(model3d, "preprocessing", image),
-            **{name: getattr(image, name) for name in ("mean", "std", "interpolation", "crop_fraction")},
+            **{name: getattr(image, name) for name in ("mean", "std", "interpolation", "crop_fraction", "crop_mode")},
             labels=image.labels if spec2d.num_classes == spec3d.num_classes else None,
             input_size=(height, width),
             frames=frames,
@@ -205,54 +205,38 @@ def inflate_into(model3d: MViT, model2d: MViT, *, rule: Rule = "centre") -> Infl
     return inflated
 
 
-def image_spec(weights: Mapping[str, Tensor], spec3d: MViTSpec) -> MViTSpec:
+def image_spec(weights: Mapping[str, Tensor], spec3d: BackboneSpec) -> BackboneSpec:
     """The row of the 2D network that weights in stvit's layout are of, given the 3D network that they are meant for.
 
-    What the weights tell is read from them: class token, number of classes, where the width doubles and, from the
-    lengths of the tables, whether the keys' stride is the 3D network's or the image networks' 4. The rest is the 3D
-    row's without its axis of time; :func:`inflate_state_dict` finds out whether that fits.
+    What the weights tell is read from them: for example the number of classes, windows, a class token. The rest is the
+    3D row's without its axis of time; :func:`inflate_state_dict` finds out whether that fits.
     """
-    flat = {
-        field.name: value[-2:]
-        for field in dataclasses.fields(spec3d)
-        if field.name != "depths" and isinstance(value := getattr(spec3d, field.name), tuple)
-    }
-    head = weights.get("head.projection.weight")
-    token = "cls_token" in weights
-    spec = dataclasses.replace(
-        spec3d,
-        **flat,  # type: ignore[arg-type]
-        num_classes=0 if head is None else head.shape[0],
-        class_token=token,
-        head_pooling="class_token" if token else "mean",
-        balance_class_token=False,
-        widen_in_attention=f"blocks.{spec3d.depths[0] - 1}.proj.weight" not in weights,  # of the MLP before stage 2
-    )
-    for stride in (spec.kv_stride, _IMAGE_KV_STRIDE):
-        candidate = dataclasses.replace(spec, kv_stride=stride)
-        shapes = _shapes(_family(spec), candidate)
-        if all(weights[key].shape == shape for key, shape in shapes.items() if ".rel_pos_" in key and key in weights):
+    family = _family(spec3d)
+    candidates = list(family.rows(weights, spec3d))
+    for candidate in candidates:
+        shapes = _shapes(family, candidate)
+        if all(weights[key].shape == shape for key, shape in shapes.items() if _is_table(key) and key in weights):
             return candidate
-    return candidate
+    return candidates[-1]
 
 
-def _family(spec: MViTSpec) -> Family:
+def _family(spec: BackboneSpec) -> Family:
     if type(spec) not in FAMILIES:
         raise UserError(f"a {type(spec).__name__} cannot be inflated: give the row of an image network ({_known()})")
     return FAMILIES[type(spec)]
 
 
 def _known() -> str:
-    return ", ".join(family.network.__name__ for family in FAMILIES.values())
+    return ", ".join(kind.__name__.removesuffix("Spec") for kind in FAMILIES)
 
 
-def _shapes(family: Family, spec: MViTSpec) -> dict[str, torch.Size]:
+def _shapes(family: Family, spec: BackboneSpec) -> dict[str, torch.Size]:
     """Names and shapes of a network's weights, from its skeleton."""
     with torch.device("meta"):
         return {key: weight.shape for key, weight in family.network(spec).state_dict().items()}
 
 
-def _row(model: MViT) -> MViTSpec:
+def _row(model: Backbone[Any]) -> BackboneSpec:
     """The row of a network as it is: its head may have been replaced since it was built."""
     return dataclasses.replace(model.spec, num_classes=model.num_classes)
 
@@ -265,7 +249,7 @@ def _check_rule(rule: str) -> None:
         raise UserError(f"there is no inflation rule {rule!r}: choose {' or '.join(RULES)}{nearest(rule, RULES)}")
 
 
-def _check_rows(family: Family, spec2d: MViTSpec, spec3d: MViTSpec) -> None:
+def _check_rows(family: Family, spec2d: BackboneSpec, spec3d: BackboneSpec) -> None:
     sizes = [len(spec.input_size) for spec in (spec2d, spec3d)]
     if sizes != [2, 3]:
         raise UserError(f"weights are inflated from a 2D row into a 3D row, not from {sizes[0]}D into {sizes[1]}D")
@@ -278,6 +262,10 @@ def _check_rows(family: Family, spec2d: MViTSpec, spec3d: MViTSpec) -> None:
         raise UserError(
             f"the 2D network is another variant than the 3D one, with {', '.join(differing)}: inflate into the same"
         )
+
+
+def _is_table(key: str) -> bool:
+    return ".rel_pos_" in key or key.endswith(BIAS_TABLE)
 
 
 def _check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
@@ -309,9 +297,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _guarantees(breaks: list[str], head_breaks: list[str]) -> tuple[str, ...]:
+def _guarantees(breaks: list[str], head_breaks: list[str], exactness: str) -> tuple[str, ...]:
     law = [f"still-video law does not hold: {reason}" for reason in breaks] or [
-        "still-video law holds: a still video gives the 2D features at every time step (float32: error under 1e-4)"
+        f"still-video law holds: a still video gives the 2D features at every time step ({exactness})"
     ]
     logits = [f"logits are not the 2D network's: {reason}" for reason in head_breaks]
     if not breaks and not head_breaks:

@@ -6,17 +6,21 @@ A kind of backbone joins :mod:`stvit.inflation` by a row in ``FAMILIES``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
+from stvit.backbones.base import Backbone, BackboneSpec
+from stvit.backbones.mixvit import MixViT, MixViTSpec
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.layers.decomposed_position import resize_table
+from stvit.layers.position import resize_bias_table
 
 Rule = Literal["centre", "mean"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -34,11 +38,62 @@ def inflate_kernel(weight: Tensor, length: int, rule: Rule) -> Tensor:
     return kernel
 
 
+def weight_by_shape(
+    key: str, weight: Tensor, spec2d: BackboneSpec, spec3d: BackboneSpec, shape: torch.Size, rule: Rule
+) -> Tensor:
+    """One weight for its place in a 3D network of windows: kernels grow in time, tables of windows are repeated.
+
+    So all frames of a window stand at the same distance, whatever the rule. Of another shape than ``shape`` if the
+    weight has no use there.
+    """
+    if key.endswith(BIAS_TABLE) and weight.ndim == 3 and len(shape) == 4:
+        return repeat(resize_bias_table(weight, (shape[0], *shape[2:])), "heads h w -> heads t h w", t=shape[1])
+    if weight.ndim == 4 and len(shape) == 5:
+        return inflate_kernel(weight, shape[2], rule)
+    return weight
+
+
+def differing_settings(
+    spec2d: BackboneSpec, spec3d: BackboneSpec, axes: tuple[str, ...], irrelevant: frozenset[str]
+) -> list[str]:
+    """Settings in which a 3D row differs from a 2D one; of those over ``axes``, in space alone.
+
+    What happens in time has no condition besides the rule.
+    """
+    found = []
+    for field in dataclasses.fields(spec2d):
+        here, there = getattr(spec2d, field.name), getattr(spec3d, field.name)
+        there = there[-2:] if field.name in axes else there
+        if field.name not in irrelevant and here != there:
+            found.append(f"{_WORDS.get(field.name, field.name)} {_shown(there)} instead of {_shown(here)}")
+    return found
+
+
+BIAS_TABLE = "rel_pos.table"
+_MEAN_DIMS = "the rule mean lets zero padding dim the ends of a clip"
+_WORDS = {"kv_stride": "key stride", "q_stride": "query stride", "relative_position": "relative positions"}
+
+
+def _shown(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _other_classes(spec2d: BackboneSpec, spec3d: BackboneSpec) -> list[str]:
+    ours, theirs = (getattr(spec, "num_classes") for spec in (spec3d, spec2d))  # noqa: B009
+    return [f"the head is new ({ours} classes instead of {theirs})"] if ours != theirs else []
+
+
 # ---- MViTv2 -------------------------------------------------------------------------------------------------------
 
-_STRUCTURE = ("depths", "width", "heads", "mlp_ratio", "in_channels")  # unlike in these, nothing could be carried over
-_IRRELEVANT = {"drop_path", "head_dropout", "num_classes", "head_pooling", "balance_class_token", "input_size"}
-_WORDS = {"kv_stride": "key stride", "q_stride": "query stride", "relative_position": "relative positions"}
+_MVIT_AXES = ("input_size", "patch_kernel", "patch_stride", "pool_kernel", "q_stride", "kv_stride")
+# The class token and the place of widening get sentences of their own.
+_MVIT_IRRELEVANT = frozenset(
+    {
+        *("drop_path", "head_dropout", "num_classes", "head_pooling", "balance_class_token", "input_size"),
+        *("class_token", "widen_in_attention"),
+    }
+)
+_IMAGE_KV_STRIDE = (4, 4)  # of every published image network; the published video networks have 8
 
 
 def _mvit_spec(spec: MViTSpec, frames: int) -> MViTSpec:
@@ -55,7 +110,7 @@ def _mvit_spec(spec: MViTSpec, frames: int) -> MViTSpec:
 
 
 def _mvit_weight(key: str, weight: Tensor, spec2d: MViTSpec, spec3d: MViTSpec, shape: torch.Size, rule: Rule) -> Tensor:
-    """One weight for its place in the 3D network; of another shape than ``shape`` if it has no use there."""
+    """See :func:`weight_by_shape`; tables are resized where their lengths differ."""
     if weight.ndim == 4:  # patch embedding and poolings
         return inflate_kernel(weight, shape[2], rule)
     if ".rel_pos_" in key:
@@ -74,21 +129,14 @@ def _patch_grid(spec: MViTSpec) -> tuple[int, int]:
 
 def _mvit_breaks(spec2d: MViTSpec, spec3d: MViTSpec, rule: Rule) -> list[str]:
     """Why features of a still video differ from those of its frame."""
-    breaks = []
-    if rule == "mean" and spec3d.patch_kernel[0] > 1:
-        breaks.append("the rule mean lets zero padding dim the ends of a clip")
-    for field in dataclasses.fields(spec2d):
-        if field.name in _IRRELEVANT:
-            continue
-        here, there = getattr(spec2d, field.name), getattr(spec3d, field.name)
-        if field.name != "depths" and isinstance(there, tuple):
-            there = there[-2:]  # what happens in time has no condition besides the rule
-        if field.name == "class_token" and there > here:
-            breaks.append("the class token is new")
-        elif field.name == "widen_in_attention" and here != there:
-            breaks.append("the width doubles in other layers, which are new")
-        elif here != there:
-            breaks.append(f"{_WORDS.get(field.name, field.name)} {_shown(there)} instead of {_shown(here)}")
+    breaks = [_MEAN_DIMS] if rule == "mean" and spec3d.patch_kernel[0] > 1 else []
+    if spec3d.class_token > spec2d.class_token:
+        breaks.append("the class token is new")
+    elif spec2d.class_token > spec3d.class_token:
+        breaks.append("class_token False instead of True")
+    if spec2d.widen_in_attention != spec3d.widen_in_attention:
+        breaks.append("the width doubles in other layers, which are new")
+    breaks += differing_settings(spec2d, spec3d, _MVIT_AXES, _MVIT_IRRELEVANT)
     if spec2d.class_token and spec3d.class_token and not spec3d.balance_class_token:
         breaks.append("the class token is not weighed against T equal frames (balance_class_token)")
     return breaks
@@ -96,15 +144,73 @@ def _mvit_breaks(spec2d: MViTSpec, spec3d: MViTSpec, rule: Rule) -> list[str]:
 
 def _mvit_head_breaks(spec2d: MViTSpec, spec3d: MViTSpec) -> list[str]:
     """Why logits differ even where features do not."""
-    if spec2d.num_classes != spec3d.num_classes:
-        return [f"the head is new ({spec3d.num_classes} classes instead of {spec2d.num_classes})"]
-    if spec2d.head_pooling != spec3d.head_pooling:
-        return [f"the head reads {spec3d.head_pooling} instead of {spec2d.head_pooling}"]
-    return []
+    breaks = _other_classes(spec2d, spec3d)
+    if not breaks and spec2d.head_pooling != spec3d.head_pooling:
+        breaks.append(f"the head reads {spec3d.head_pooling} instead of {spec2d.head_pooling}")
+    return breaks
 
 
-def _shown(value: object) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _mvit_rows(weights: Mapping[str, Tensor], spec3d: MViTSpec) -> Iterator[MViTSpec]:
+    """Rows of the image networks that weights can be of.
+
+    Class token, number of classes and where the width doubles are read from the weights; the keys' stride is the 3D
+    network's or the image networks'.
+    """
+    head, token = weights.get("head.projection.weight"), "cls_token" in weights
+    spec = dataclasses.replace(
+        spec3d,
+        **{name: getattr(spec3d, name)[-2:] for name in _MVIT_AXES},
+        num_classes=0 if head is None else head.shape[0],
+        class_token=token,
+        head_pooling="class_token" if token else "mean",
+        balance_class_token=False,
+        widen_in_attention=f"blocks.{spec3d.depths[0] - 1}.proj.weight" not in weights,  # of the MLP before stage 2
+    )
+    yield spec
+    yield dataclasses.replace(spec, kv_stride=_IMAGE_KV_STRIDE)
+
+
+# ---- MixViT -------------------------------------------------------------------------------------------------------
+
+_MIXVIT_AXES = ("input_size", "window", "stem_kernel", "stem_stride", "kernel")
+_MIXVIT_IRRELEVANT = frozenset({"input_size", "num_classes", "head_hidden", "drop_path", "map_norm"})
+WINDOW_FRAMES = 4  # of windows in time, after the stem has halved the number of frames
+
+
+def _mixvit_spec(spec: MixViTSpec, frames: int) -> MixViTSpec:
+    return dataclasses.replace(
+        spec,
+        input_size=(frames, *spec.input_size),
+        window=(window_frames(frames), *spec.window),
+        stem_kernel=(3, *spec.stem_kernel),
+        stem_stride=(2, *spec.stem_stride),
+        kernel=(3, *spec.kernel),
+    )
+
+
+def window_frames(frames: int) -> int:
+    """The sides of windows in time, for clips of ``frames`` that the stem halves."""
+    return min(WINDOW_FRAMES, (frames + 1) // 2)
+
+
+def _mixvit_breaks(spec2d: MixViTSpec, spec3d: MixViTSpec, rule: Rule) -> list[str]:
+    dims = rule == "mean" and max(spec3d.kernel[0], spec3d.stem_kernel[0]) > 1
+    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, _MIXVIT_AXES, _MIXVIT_IRRELEVANT)
+
+
+def _mixvit_head_breaks(spec2d: MixViTSpec, spec3d: MixViTSpec) -> list[str]:
+    other = spec2d.head_hidden != spec3d.head_hidden
+    return _other_classes(spec2d, spec3d) or ["the hidden layer of the head has another width"] * other
+
+
+def windowed_rows(weights: Mapping[str, Tensor], spec3d: BackboneSpec, axes: tuple[str, ...]) -> Iterator[BackboneSpec]:
+    """The row of the image network that weights can be of: classes and windows are read from them."""
+    head = weights.get("head.projection.weight")
+    table = next((weight for key, weight in weights.items() if key.endswith(BIAS_TABLE)), None)
+    flat = {name: getattr(spec3d, name)[-2:] for name in axes}
+    if table is not None and table.ndim == 3:
+        flat["window"] = tuple((side + 1) // 2 for side in table.shape[1:])
+    yield dataclasses.replace(spec3d, **flat, num_classes=0 if head is None else head.shape[0])  # type: ignore[type-var]
 
 
 # ---- Kinds of backbones -------------------------------------------------------------------------------------------
@@ -114,13 +220,15 @@ def _shown(value: object) -> str:
 class Family:
     """How one kind of backbone is inflated."""
 
-    network: Callable[[MViTSpec], MViT]
-    spec: Callable[[MViTSpec, int], MViTSpec]  # 2D row and number of frames -> 3D row
-    weight: Callable[[str, Tensor, MViTSpec, MViTSpec, torch.Size, Rule], Tensor]  # see _mvit_weight
-    zero: tuple[str, ...]  # endings of names that only the 3D network has, and that start at zero
-    structure: tuple[str, ...]  # fields of the row in which both must agree
-    breaks: Callable[[MViTSpec, MViTSpec, Rule], list[str]]  # why the law does not hold for the features
-    head_breaks: Callable[[MViTSpec, MViTSpec], list[str]]  # and for the logits
+    network: Callable[..., Backbone[Any]]  # builds it from a row
+    spec: Callable[..., BackboneSpec]  # 2D row and number of frames -> 3D row
+    weight: Callable[..., Tensor]  # see weight_by_shape
+    structure: tuple[str, ...]  # fields of the row in which both must agree: else nothing could be carried over
+    breaks: Callable[..., list[str]]  # of 2D row, 3D row and rule: why the law does not hold for the features
+    head_breaks: Callable[..., list[str]]  # of 2D row and 3D row: and for the logits
+    rows: Callable[..., Iterator[BackboneSpec]]  # of weights and 3D row: 2D rows that the weights can be of
+    zero: tuple[str, ...] = ()  # endings of names that only the 3D network has, and that start at zero
+    exactness: str = "float32: error under 1e-4"  # with which the law holds
 
 
 FAMILIES: dict[type, Family] = {
@@ -128,9 +236,20 @@ FAMILIES: dict[type, Family] = {
         network=MViT,
         spec=_mvit_spec,
         weight=_mvit_weight,
-        zero=("rel_pos_t", "pos_embed_temporal"),
-        structure=_STRUCTURE,
+        structure=("depths", "width", "heads", "mlp_ratio", "in_channels"),
         breaks=_mvit_breaks,
         head_breaks=_mvit_head_breaks,
+        rows=_mvit_rows,
+        zero=("rel_pos_t", "pos_embed_temporal"),
+    ),
+    MixViTSpec: Family(
+        network=MixViT,
+        spec=_mixvit_spec,
+        weight=weight_by_shape,
+        structure=("widths", "depths", "stem_width", "dim_head", "channel_heads", "mlp_ratio", "in_channels"),
+        breaks=_mixvit_breaks,
+        head_breaks=_mixvit_head_breaks,
+        rows=partial(windowed_rows, axes=_MIXVIT_AXES),
+        exactness="float64: error under 1e-6; in float32 channel attention amplifies rounding",
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from stvit.errors import UserError, nearest
 
@@ -44,3 +44,23 @@ class Preprocessing:
             if key not in known:
                 raise UserError(f"preprocessing has no field {key!r}{nearest(key, known)}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
+
+
+class _ClassifierRow(Protocol):
+    @property
+    def input_size(self) -> tuple[int, ...]: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+
+def for_classifier(spec: _ClassifierRow, **settings: object) -> Preprocessing:
+    """What a classifier's row says of its input, ``(H, W)`` or ``(frames, H, W)``; ``settings`` are further fields."""
+    *frames, height, width = spec.input_size
+    return Preprocessing(
+        task="classification",
+        input_size=(height, width),
+        channels=spec.in_channels,
+        frames=frames[0] if frames else None,
+        **settings,  # type: ignore[arg-type]
+    )

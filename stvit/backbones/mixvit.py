@@ -129,7 +129,7 @@ class MixViT(Backbone[Tensor]):
 
 
 class Stem(nn.Module):
-    """Wavelet bands of each frame and two convolutions, the first strided: ``(B, C, *size)`` to ``(B, width, *grid)``."""
+    """Wavelet bands of each frame and two convolutions, one strided: ``(B, C, *size)`` to ``(B, width, *grid)``."""
 
     def __init__(self, spec: MixViTSpec) -> None:
         super().__init__()
@@ -216,5 +216,6 @@ def check_spec(spec: MixViTSpec) -> None:
             raise UserError(f"width {width} cannot be shared by {heads} channel heads (channel_heads)")
     if min(spec.stem_width, spec.head_hidden, spec.dim_head) < 1:
         raise UserError(
-            f"stem_width={spec.stem_width}, head_hidden={spec.head_hidden}, dim_head={spec.dim_head}: at least 1 is needed"
+            f"stem_width={spec.stem_width}, head_hidden={spec.head_hidden}, dim_head={spec.dim_head}: "
+            "at least 1 is needed"
         )

@@ -248,6 +248,12 @@ def _refuse_other_key_stride(weights: Mapping[str, Tensor], network: nn.Module, 
         )
 
 
+def _of_images(weights: Mapping[str, Tensor]) -> bool:
+    """Whether kernels of convolutions are over two axes."""
+    kernels = [weight.ndim for key, weight in weights.items() if key.endswith(".weight") and weight.ndim in (4, 5)]
+    return bool(kernels) and max(kernels) == 4
+
+
 @dataclass(frozen=True)
 class _Inflated:
     """An image network's weights, as far as they go, under a video network's names."""
@@ -275,10 +281,11 @@ class _Inflated:
 
 def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> _Inflated | None:
     """The weights inflated, where they are an image network's and the network is for video."""
-    spec, patch = getattr(network, "spec", None), weights.get("patch_embed.proj.weight")
-    if not isinstance(spec, MViTSpec) or patch is None or (patch.ndim, len(spec.input_size)) != (4, 3):
+    if not isinstance(network, Backbone) or len(network.spec.input_size) != 3 or not _of_images(weights):
         return None
     from stvit.inflation import image_spec, inflate_state_dict  # it builds models, whose registry imports this package
+
+    spec = network.spec
 
     present = network.state_dict()
     try:

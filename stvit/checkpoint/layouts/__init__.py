@@ -45,10 +45,8 @@ class Layout(Protocol):
         """The inverse of :meth:`to_stvit`."""
 
 
-LAYOUTS: tuple[Layout, ...] = tuple(
-    cast(Layout, module)
-    for module in (openstl_mixvit, mixvit, mixformer, torchvision_mvit, timm_mvit, mmaction2, mmpretrain, mvit)
-)
+_MODULES = (openstl_mixvit, mixvit, mixformer, torchvision_mvit, timm_mvit, mmaction2, mmpretrain, mvit)
+LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 
 
 def detect(state_dict: Mapping[str, Tensor], entries: Collection[str] = ()) -> Layout | None:
