@@ -8,8 +8,8 @@ Example:
     python tools/convert.py --checkpoint MViTv2_T_in1k.pyth --to timm --output mvitv2_tiny.safetensors
 
 Writes what the target's own files hold: {"model_state": ...} for mvit and slowfast, {"meta": {}, "state_dict": ...} for
-mmpretrain and mmaction2, a bare state dict for torchvision and timm, a file for paddle.load for paddleclas, a checkpoint
-with its model's name for stvit; and bare tensors wherever the output's name ends in .safetensors.
+mmpretrain and mmaction2, a bare state dict for torchvision and timm, a .pdparams file for paddleclas, a checkpoint with
+its model's name for stvit; and bare tensors wherever the output's name ends in .safetensors.
 """
 
 from __future__ import annotations
