@@ -17,6 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from stvit.backbones.base import Backbone, BackboneSpec
+from stvit.backbones.mixformer import MixFormer, MixFormerSpec
 from stvit.backbones.mixvit import MixViT, MixViTSpec
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.layers.decomposed_position import resize_table
@@ -213,6 +214,27 @@ def windowed_rows(weights: Mapping[str, Tensor], spec3d: BackboneSpec, axes: tup
     yield dataclasses.replace(spec3d, **flat, num_classes=0 if head is None else head.shape[0])  # type: ignore[type-var]
 
 
+# ---- MixFormer ----------------------------------------------------------------------------------------------------
+
+_MIXFORMER_AXES = ("input_size", "window", "kernel", "stem_stride")
+_MIXFORMER_IRRELEVANT = frozenset({"input_size", "num_classes", "drop_path"})
+
+
+def _mixformer_spec(spec: MixFormerSpec, frames: int) -> MixFormerSpec:
+    return dataclasses.replace(
+        spec,
+        input_size=(frames, *spec.input_size),
+        window=(window_frames(frames), *spec.window),
+        kernel=(3, *spec.kernel),
+        stem_stride=(2, *spec.stem_stride),
+    )
+
+
+def _mixformer_breaks(spec2d: MixFormerSpec, spec3d: MixFormerSpec, rule: Rule) -> list[str]:
+    dims = rule == "mean" and spec3d.kernel[0] > 1
+    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, _MIXFORMER_AXES, _MIXFORMER_IRRELEVANT)
+
+
 # ---- Kinds of backbones -------------------------------------------------------------------------------------------
 
 
@@ -251,5 +273,14 @@ FAMILIES: dict[type, Family] = {
         head_breaks=_mixvit_head_breaks,
         rows=partial(windowed_rows, axes=_MIXVIT_AXES),
         exactness="float64: error under 1e-6; in float32 channel attention amplifies rounding",
+    ),
+    MixFormerSpec: Family(
+        network=MixFormer,
+        spec=_mixformer_spec,
+        weight=weight_by_shape,
+        structure=("widths", "depths", "heads", "mlp_ratio", "head_width", "in_channels"),
+        breaks=_mixformer_breaks,
+        head_breaks=_other_classes,
+        rows=partial(windowed_rows, axes=_MIXFORMER_AXES),
     ),
 }
