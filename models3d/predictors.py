@@ -1,6 +1,7 @@
 """Frame predictors: rows and their registration."""
 
-from stvit.predictors.mixvit import MixViTPredictor, PredictorSpec
+from stvit.predictors.mixvit import FrameSpec, MixViTPredictor, PredictorSpec
+from stvit.predictors.mixvit3d import MixViT3DPredictor, Predictor3DSpec
 from stvit.preprocessing import Preprocessing
 from stvit.registry import register_model
 
@@ -21,8 +22,23 @@ PREDICTORS = {
     ),
 }
 
+PREDICTORS_3D = {
+    # 8.60 M parameters, 13.42 GMACs for 10 frames of 64 x 64; its blocks are those of mixvit_t_224's stages 1 and 2.
+    "mixvit3d_predictor": Predictor3DSpec(),
+    "mixvit3d_predictor_mini": Predictor3DSpec(
+        hidden_spatial=8,
+        encoder_depth=4,
+        widths=(32, 64),
+        window=(3, 3),
+        dim_head=16,
+        channel_heads=(8, 8),
+        drop_path=0.0,
+        image_size=(48, 48),
+    ),
+}
 
-def _preprocessing(spec: PredictorSpec) -> Preprocessing:
+
+def _preprocessing(spec: FrameSpec) -> Preprocessing:
     return Preprocessing(
         task="prediction",
         input_size=spec.image_size,
@@ -38,3 +54,6 @@ def _preprocessing(spec: PredictorSpec) -> Preprocessing:
 
 for _name, _spec in PREDICTORS.items():
     register_model(_name, MixViTPredictor, _spec, _preprocessing)
+
+for _name, _spec_3d in PREDICTORS_3D.items():
+    register_model(_name, MixViT3DPredictor, _spec_3d, _preprocessing)

@@ -7,8 +7,9 @@ features of all future frames; each of those is decoded alone, with a skip from 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from itertools import pairwise
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +54,27 @@ class PredictorSpec:
     def size_multiple(self) -> tuple[int, int]:
         """What height and width must be multiples of."""
         return self.window[0] * self.downsampling, self.window[1] * self.downsampling
+
+
+class FrameSpec(Protocol):
+    """What the rows of all encoder-translator-decoder predictors have in common."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[object]]]
+
+    @property
+    def in_frames(self) -> int: ...
+    @property
+    def out_frames(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def hidden_spatial(self) -> int: ...
+    @property
+    def encoder_depth(self) -> int: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def size_multiple(self) -> tuple[int, int]: ...
 
 
 BlockFactory = Callable[[int, float, PredictorSpec], nn.Module]
@@ -186,7 +208,7 @@ class MixViTPredictor(Model):
         return {name for name, _ in self.named_parameters() if name.endswith("rel_pos.table")}
 
 
-def check_spec(spec: PredictorSpec) -> None:
+def check_spec(spec: FrameSpec) -> None:
     """Raise UserError for numbers that cannot make a network."""
     for field in fields(spec):
         value = getattr(spec, field.name)
@@ -204,7 +226,7 @@ def check_spec(spec: PredictorSpec) -> None:
         raise UserError(f"hidden_spatial={spec.hidden_spatial}: must be even, for two normalisation groups")
 
 
-def check_frames(spec: PredictorSpec, frames: Tensor) -> None:
+def check_frames(spec: FrameSpec, frames: Tensor) -> None:
     """Raise UserError, naming what would work, unless frames fit the network."""
     expected = f"(B, {spec.in_frames}, {spec.channels}, H, W)"
     if frames.ndim != 5 or tuple(frames.shape[1:3]) != (spec.in_frames, spec.channels):

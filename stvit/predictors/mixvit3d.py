@@ -1,0 +1,240 @@
+"""Frame prediction with time as an axis: 3D MixViT blocks between an encoder and a decoder of single frames.
+
+The published predictor (:mod:`stvit.predictors.mixvit`) makes time a part of the channels. Here a block sees clips
+``(B, C, T, H, W)``, so that it is the block of the image network grown by an axis and can start from its weights. The
+translator is a pyramid: on the way down its blocks look at the past, on the way up at the future, and on each level a
+learned mixing over time leads from the one to the other, with any number of frames on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from stvit.backbones.mixvit import BATCH_NORM_EPS, NORM_EPS, tanh_gelu
+from stvit.errors import UserError
+from stvit.layers.mixvit_block import MixViTBlock
+from stvit.layers.wavelet import BANDS, UndecimatedWavelet
+from stvit.model import Model
+from stvit.predictors.mixvit import Decoder, Encoder, check_frames, check_spec
+
+
+@dataclass(frozen=True)
+class Predictor3DSpec:
+    """The numbers of one predictor; the defaults fit the weights of ``mixvit_t_224``, whose stages 1 and 2 they are."""
+
+    in_frames: int = 10  # past frames
+    out_frames: int = 10  # future frames of one pass
+    channels: int = 1  # of a frame
+    hidden_spatial: int = 64  # width of encoder and decoder, and of the image network's stage before the first one here
+    encoder_depth: int = 2  # convolutions in the encoder, every second one halves the size; the decoder has two more
+    widths: tuple[int, ...] = (128, 256)  # of the translator's stages, each at half the size of the one before
+    past_depths: tuple[int, ...] = (1, 1)  # blocks of each stage before the mixing over time; the first one halves
+    future_depths: tuple[int, ...] = (1, 1)  # and after it
+    window: tuple[int, int] = (4, 4)  # of window and grid attention, which span all frames; masked at other sizes
+    dim_head: int = 32  # of window and grid attention
+    channel_heads: tuple[int, ...] = (8, 16)  # of each stage
+    mlp_ratio: float = 4.0
+    time_ratio: int = 2  # hidden over outer width in the mixing over time
+    wavelet: str = "haar"  # any discrete wavelet of PyWavelets
+    drop_path: float = 0.1  # of the last block; it rises from zero
+    image_size: tuple[int, int] = (64, 64)  # nominal (H, W); any multiple of ``size_multiple`` works
+
+    @property
+    def size_multiple(self) -> tuple[int, int]:
+        """What height and width must be multiples of."""
+        down = 2 ** (self.encoder_depth // 2 + len(self.widths))
+        return down, down
+
+
+class MixFrames(nn.Module):
+    """Each channel of each new frame as a learned sum over the given frames: ``(B, C, T, *size) -> (B, C, S, *size)``.
+
+    Args:
+        dim: channels C; each has sums of its own.
+        in_frames, out_frames: T and S.
+    """
+
+    def __init__(self, dim: int, in_frames: int, out_frames: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dim, out_frames, in_frames) * in_frames**-0.5)
+        self.bias = nn.Parameter(torch.zeros(dim, out_frames, 1))
+
+    def repeat_last_frame(self) -> None:
+        """Start from the newest of the frames at all times."""
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.weight[:, :, -1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.weight @ x.flatten(3) + self.bias
+        return mixed.unflatten(3, x.shape[3:])
+
+
+class PastToFuture(nn.Module):
+    """From maps of the past to maps of the future, position by position: ``(B, C, T, H, W) -> (B, C, S, H, W)``.
+
+    A 1x1 convolution to ``ratio`` times the width, a mixing over time of its own for each channel, GELU, and back.
+    """
+
+    def __init__(self, dim: int, in_frames: int, out_frames: int, ratio: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm3d(dim, eps=BATCH_NORM_EPS)
+        self.expand = nn.Conv3d(dim, ratio * dim, 1)
+        self.mix = MixFrames(ratio * dim, in_frames, out_frames)
+        self.act = tanh_gelu()
+        self.project = nn.Conv3d(ratio * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.act(self.mix(self.expand(self.norm(x)))))
+
+
+class Upsample(nn.Module):
+    """Twice the height and width, frame by frame: ``(B, in, T, H, W) -> (B, out, T, 2 H, 2 W)``."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv3d(in_dim, 4 * out_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.expand(x), "b (c p q) t h w -> b c t (h p) (w q)", p=2, q=2)
+
+
+class Stage(nn.Module):
+    """What the translator has at one resolution."""
+
+    def __init__(self, spec: Predictor3DSpec, index: int, rates: Sequence[float]) -> None:
+        super().__init__()
+        dim, above = spec.widths[index], (spec.hidden_spatial, *spec.widths)[index]
+        past = spec.past_depths[index]
+
+        def block(number: int) -> MixViTBlock:
+            return MixViTBlock(
+                dim if number else above,
+                dim,
+                window=(spec.in_frames if number < past else spec.out_frames, *spec.window),
+                kernel=(3, 3, 3),
+                stride=(1, 1, 1) if number else (1, 2, 2),
+                dim_head=spec.dim_head,
+                channel_heads=spec.channel_heads[index],
+                mlp_ratio=spec.mlp_ratio,
+                channel_mlp_ratio=spec.mlp_ratio,
+                act=tanh_gelu,
+                norm_eps=NORM_EPS,
+                batch_norm_eps=BATCH_NORM_EPS,
+                drop_path=rates[number],
+            )
+
+        self.past = past
+        self.blocks = nn.ModuleList(map(block, range(len(rates))))
+        self.to_future = PastToFuture(dim, spec.in_frames, spec.out_frames, spec.time_ratio)
+        self.up = Upsample(dim, spec.widths[index - 1]) if index else nn.Conv3d(dim, above, 1)
+
+    def look_back(self, x: Tensor) -> Tensor:
+        """``(B, above, T, 2 H, 2 W) -> (B, C, T, H, W)``, of the past."""
+        for block in list(self.blocks)[: self.past]:
+            x = block(x)
+        return x
+
+    def look_ahead(self, past: Tensor, below: Tensor | None = None) -> Tensor:
+        """The past and, where there is one, the future from the stage below: ``(B, above, S, ...)`` of the future."""
+        x = self.to_future(past)
+        if below is not None:
+            x = x + below
+        for block in list(self.blocks)[self.past :]:
+            x = block(x)
+        return self.up(x)
+
+
+class Translator3D(nn.Module):
+    """Past latents to future latents: ``(B, C, T, H, W) -> (B, C, S, H / 2, W / 2)``, half the size of the input."""
+
+    def __init__(self, spec: Predictor3DSpec) -> None:
+        super().__init__()
+        depths = [past + future for past, future in zip(spec.past_depths, spec.future_depths, strict=True)]
+        rates = np.linspace(0.0, spec.drop_path, sum(depths)).tolist()
+        starts = np.cumsum([0, *depths]).tolist()
+        self.stages = nn.ModuleList(
+            Stage(spec, i, rates[start : start + depth])
+            for i, (start, depth) in enumerate(zip(starts, depths, strict=False))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        stages, pasts = [cast(Stage, stage) for stage in self.stages], []
+        for stage in stages:
+            x = stage.look_back(x)
+            pasts.append(x)
+        x = stages[-1].look_ahead(pasts[-1])
+        for stage, past in zip(stages[-2::-1], pasts[-2::-1], strict=True):
+            x = stage.look_ahead(past, x)
+        return x
+
+
+class MixViT3DPredictor(Model):
+    """Future frames from past frames: ``(B, T, C, H, W)`` in [0, 1] -> ``(B, out_frames, C, H, W)``, unbounded.
+
+    Encoder and decoder are those of :class:`stvit.predictors.mixvit.MixViTPredictor`; a future frame's skip is mixed
+    from those of all past frames.
+    """
+
+    def __init__(self, spec: Predictor3DSpec) -> None:
+        super().__init__()
+        check_3d_spec(spec)
+        self.spec = spec
+        bands = len(BANDS) * spec.channels
+        self.wavelet = UndecimatedWavelet(spec.wavelet)
+        self.norm = nn.BatchNorm2d(bands)
+        self.act = nn.ReLU()
+        self.encoder = Encoder(bands, spec.hidden_spatial, spec.encoder_depth)
+        self.translator = Translator3D(spec)
+        self.skip = MixFrames(spec.hidden_spatial, spec.in_frames, spec.out_frames)
+        self.skip.repeat_last_frame()
+        self.decoder = Decoder(spec.hidden_spatial, spec.channels, spec.encoder_depth + 2)
+
+    def forward(self, frames: Tensor, out_frames: int | None = None) -> Tensor:
+        """Predict ``out_frames`` (by default the spec's).
+
+        One pass predicts the spec's number. Fewer are cut off; for more, the newest ``in_frames`` of all frames, given
+        and predicted, are the past of the next pass.
+
+        Raises:
+            UserError: frames of another number, channel count or a size that the windows do not divide.
+        """
+        check_frames(self.spec, frames)
+        wanted = self.spec.out_frames if out_frames is None else out_frames
+        if wanted < 1:
+            raise UserError(f"out_frames={wanted}: at least one frame must be asked for")
+        known = frames
+        for _ in range(-(-wanted // self.spec.out_frames)):
+            known = torch.cat([known, self._pass(known[:, -self.spec.in_frames :])], dim=1)
+        return known[:, self.spec.in_frames :][:, :wanted]
+
+    def _pass(self, frames: Tensor) -> Tensor:
+        batch = len(frames)
+        x = rearrange(frames, "b t c h w -> (b t) c h w")
+        latent, skip = (
+            rearrange(maps, "(b t) c h w -> b c t h w", b=batch)
+            for maps in self.encoder(self.act(self.norm(self.wavelet(x))))
+        )
+        future, skip = (
+            rearrange(maps, "b c t h w -> (b t) c h w") for maps in (self.translator(latent), self.skip(skip))
+        )
+        return rearrange(self.decoder(future, skip), "(b t) c h w -> b t c h w", b=batch)
+
+    def no_weight_decay(self) -> set[str]:
+        """The position tables."""
+        return {name for name, _ in self.named_parameters() if name.endswith("rel_pos.table")}
+
+
+def check_3d_spec(spec: Predictor3DSpec) -> None:
+    """Raise UserError for numbers that cannot make a network."""
+    check_spec(spec)
+    stages = len(spec.widths)
+    for name in ("past_depths", "future_depths", "channel_heads"):
+        if len(getattr(spec, name)) != stages or not stages:
+            raise UserError(f"{name}={getattr(spec, name)}: one number a stage is needed, and widths has {stages}")
