@@ -5,4 +5,5 @@ if not __name__.startswith("stvit."):
 
 from stvit.models2d import mixformer as mixformer
 from stvit.models2d import mixvit as mixvit
+from stvit.models2d import mpvit as mpvit
 from stvit.models2d import mvitv2 as mvitv2

@@ -5,5 +5,6 @@ if not __name__.startswith("stvit."):
 
 from stvit.models3d import mixformer as mixformer
 from stvit.models3d import mixvit as mixvit
+from stvit.models3d import mpvit as mpvit
 from stvit.models3d import mvitv2 as mvitv2
 from stvit.models3d import predictors as predictors

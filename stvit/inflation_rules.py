@@ -19,6 +19,7 @@ from torch import Tensor
 from stvit.backbones.base import Backbone, BackboneSpec
 from stvit.backbones.mixformer import MixFormer, MixFormerSpec
 from stvit.backbones.mixvit import MixViT, MixViTSpec
+from stvit.backbones.mpvit import MPViT, MPViTSpec
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.layers.decomposed_position import resize_table
 from stvit.layers.position import resize_bias_table
@@ -211,7 +212,27 @@ def windowed_rows(weights: Mapping[str, Tensor], spec3d: BackboneSpec, axes: tup
     flat = {name: getattr(spec3d, name)[-2:] for name in axes}
     if table is not None and table.ndim == 3:
         flat["window"] = tuple((side + 1) // 2 for side in table.shape[1:])
-    yield dataclasses.replace(spec3d, **flat, num_classes=0 if head is None else head.shape[0])  # type: ignore[type-var]
+    yield dataclasses.replace(spec3d, **flat, num_classes=0 if head is None else head.shape[0])
+
+
+# ---- MPViT --------------------------------------------------------------------------------------------------------
+
+_MPVIT_AXES = ("input_size", "kernel", "stem_stride")
+_MPVIT_IRRELEVANT = frozenset({"input_size", "num_classes", "drop_path"})
+
+
+def _mpvit_spec(spec: MPViTSpec, frames: int) -> MPViTSpec:
+    return dataclasses.replace(
+        spec,
+        input_size=(frames, *spec.input_size),
+        kernel=(3, *spec.kernel),
+        stem_stride=(2, *spec.stem_stride),
+    )
+
+
+def _mpvit_breaks(spec2d: MPViTSpec, spec3d: MPViTSpec, rule: Rule) -> list[str]:
+    dims = rule == "mean" and spec3d.kernel[0] > 1
+    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, _MPVIT_AXES, _MPVIT_IRRELEVANT)
 
 
 # ---- MixFormer ----------------------------------------------------------------------------------------------------
@@ -282,5 +303,14 @@ FAMILIES: dict[type, Family] = {
         breaks=_mixformer_breaks,
         head_breaks=_other_classes,
         rows=partial(windowed_rows, axes=_MIXFORMER_AXES),
+    ),
+    MPViTSpec: Family(
+        network=MPViT,
+        spec=_mpvit_spec,
+        weight=weight_by_shape,
+        structure=("widths", "depths", "paths", "heads", "position_kernels", "mlp_ratio", "in_channels"),
+        breaks=_mpvit_breaks,
+        head_breaks=_other_classes,
+        rows=partial(windowed_rows, axes=_MPVIT_AXES),
     ),
 }
