@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stvit.backbones.base import BackboneSpec
 from stvit.backbones.mixformer import MixFormerSpec
 from stvit.backbones.mixvit import MixViTSpec
+from stvit.backbones.mpvit import MPViTSpec
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint.fit import model_title
 from stvit.checkpoint.layouts import (
@@ -23,6 +24,7 @@ from stvit.checkpoint.layouts import (
     mixvit,
     mmaction2,
     mmpretrain,
+    mpvit,
     mvit,
     openstl_mixvit,
     timm_mvit,
@@ -249,6 +251,10 @@ def _model_state(weights: dict[str, Tensor]) -> dict[str, object]:
     return {"model_state": weights}
 
 
+def _model(weights: dict[str, Tensor]) -> dict[str, object]:
+    return {"model": weights}
+
+
 def _meta(weights: dict[str, Tensor]) -> dict[str, object]:
     return {"meta": {}, "state_dict": weights}
 
@@ -268,5 +274,6 @@ TARGETS: dict[str, _Target] = {
     "openstl-mixvit": _Target(openstl_mixvit.from_stvit, mixvit.other_wavelet, _is_predictor, _state_dict),
     "paddleclas": _Target(mixformer.from_stvit, mixformer.differences, _is(MixFormerSpec)),
     "paddleclas-torch": _Target(mixformer.to_torch_style, mixformer.differences, _is(MixFormerSpec)),
+    "mpvit": _Target(mpvit.from_stvit, mpvit.differences, _is(MPViTSpec), _model),
     NATIVE: _Target(dict, lambda spec: iter(()), lambda weights: True, _state_dict),
 }

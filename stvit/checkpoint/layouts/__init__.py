@@ -16,6 +16,7 @@ from stvit.checkpoint.layouts import (
     mixvit,
     mmaction2,
     mmpretrain,
+    mpvit,
     mvit,
     openstl_mixvit,
     timm_mvit,
@@ -45,7 +46,7 @@ class Layout(Protocol):
         """The inverse of :meth:`to_stvit`."""
 
 
-_MODULES = (openstl_mixvit, mixvit, mixformer, torchvision_mvit, timm_mvit, mmaction2, mmpretrain, mvit)
+_MODULES = (openstl_mixvit, mixvit, mixformer, mpvit, torchvision_mvit, timm_mvit, mmaction2, mmpretrain, mvit)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from stvit.backbones.base import BackboneSpec
 from stvit.backbones.mixformer import MixFormerSpec
 from stvit.backbones.mixvit import MixViTSpec
+from stvit.backbones.mpvit import MPViTSpec
 from stvit.backbones.mvit import MViTSpec
-from stvit.checkpoint.recognise import mixformer, mixvit, mvit
+from stvit.checkpoint.recognise import mixformer, mixvit, mpvit, mvit
 from stvit.registry import list_models, model_spec
 
 
@@ -32,6 +33,7 @@ KINDS: dict[type, Kind] = {
     MViTSpec: Kind(mvit.mvit_spec, mvit.CERTAIN, mvit.LIKELY, ("input_size", "in_channels", "kv_stride")),
     MixViTSpec: Kind(mixvit.mixvit_spec, mixvit.CERTAIN, mixvit.LIKELY, ("window", "in_channels", "map_norm")),
     MixFormerSpec: Kind(mixformer.mixformer_spec, mixformer.CERTAIN, mixformer.LIKELY, ("window", "in_channels")),
+    MPViTSpec: Kind(mpvit.mpvit_spec, mpvit.CERTAIN, mpvit.LIKELY, ("in_channels",)),
 }
 
 
