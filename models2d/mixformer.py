@@ -1,7 +1,7 @@
 """MixFormer for images: rows and their registration. No weights were published."""
 
 from stvit.backbones.mixformer import MixFormer, MixFormerSpec
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import for_classifier
 from stvit.registry import register_model
 
 
@@ -26,11 +26,5 @@ IMAGE_VARIANTS = {
     "mixformer_b6": _row(96, (2, 4, 16, 12), heads=6, drop_path=0.5),
 }
 
-
-def _preprocessing(spec: MixFormerSpec) -> Preprocessing:
-    height, width = spec.input_size
-    return Preprocessing(task="classification", input_size=(height, width), channels=spec.in_channels)
-
-
 for _name, _spec in IMAGE_VARIANTS.items():
-    register_model(_name, MixFormer, _spec, _preprocessing)
+    register_model(_name, MixFormer, _spec, for_classifier)

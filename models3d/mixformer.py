@@ -1,19 +1,13 @@
 """MixFormer for video: the image networks inflated to 16 frames, which the stem makes 8."""
 
-from stvit.backbones.mixformer import MixFormer, MixFormerSpec
+from stvit.backbones.mixformer import MixFormer
 from stvit.inflation import inflate_spec
 from stvit.models2d.mixformer import IMAGE_VARIANTS
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import for_classifier
 from stvit.registry import register_model
 
 # A still clip gives the features of its frame, once the image network's weights are loaded.
 INFLATED_VARIANTS = {f"{name}_16f": inflate_spec(spec, 16) for name, spec in IMAGE_VARIANTS.items()}
 
-
-def _preprocessing(spec: MixFormerSpec) -> Preprocessing:
-    frames, height, width = spec.input_size
-    return Preprocessing(task="classification", input_size=(height, width), channels=spec.in_channels, frames=frames)
-
-
 for _name, _spec in INFLATED_VARIANTS.items():
-    register_model(_name, MixFormer, _spec, _preprocessing)
+    register_model(_name, MixFormer, _spec, for_classifier)
