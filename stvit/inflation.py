@@ -166,7 +166,7 @@ def video_network(model2d: Backbone[Any], frames: int, **overrides: object) -> B
     """
     spec, name = inflate_spec(_row(model2d), frames), f"{getattr(model2d, 'model_name', '')}_16f"
     if name not in list_models():
-        return _family(spec).network(dataclasses.replace(spec, **overrides))  # type: ignore[arg-type]
+        return _family(spec).network(dataclasses.replace(spec, **overrides))
     row = model_spec(name)
     settings = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     own = {key: value for key, value in settings.items() if value != getattr(row, key)}

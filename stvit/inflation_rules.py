@@ -81,7 +81,7 @@ def _shown(value: object) -> str:
 
 
 def _other_classes(spec2d: BackboneSpec, spec3d: BackboneSpec) -> list[str]:
-    ours, theirs = (getattr(spec, "num_classes") for spec in (spec3d, spec2d))  # noqa: B009
+    ours, theirs = spec3d.num_classes, spec2d.num_classes
     return [f"the head is new ({ours} classes instead of {theirs})"] if ours != theirs else []
 
 

@@ -67,6 +67,9 @@ class BackboneSpec(Protocol):
     @property
     def in_channels(self) -> int: ...
 
+    @property
+    def num_classes(self) -> int: ...
+
 
 class Head(Protocol):
     """The end of a classifier, whose last layer is ``projection``."""
@@ -230,19 +233,23 @@ class _BatchStatistics:
 
     def __init__(self, block: nn.Module, update: bool) -> None:
         self.block, self.update = block, update
-        self.held: list[_BatchNorm] = []
+        self.held: list[tuple[_BatchNorm, float | None, Tensor | None]] = []
 
     def __enter__(self) -> None:
         norms = (module for module in self.block.modules() if isinstance(module, _BatchNorm))
-        self.held = [] if self.update else [norm for norm in norms if norm.training and norm.track_running_stats]
-        for norm in self.held:
-            norm.track_running_stats = False
+        for norm in (norm for norm in norms if norm.training and not self.update):
+            count = norm.num_batches_tracked
+            self.held.append((norm, norm.momentum, None if count is None else count.clone()))
+            norm.momentum = 0.0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for norm in self.held:
-            norm.track_running_stats = True
+        for norm, momentum, count in self.held:
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
+        self.held = []
 
 
 def init_linear(module: nn.Module) -> None:

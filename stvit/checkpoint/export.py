@@ -129,7 +129,7 @@ def _spec(
         title = model if isinstance(model, str) else "the model" if model is None else model_title(model)
         raise UserError(f"{name} is of {kind}, not of {title}: they differ in {', '.join(fields)}")
     adapted = [field for field in KINDS[type(told)].adapted if not (known and field == "kv_stride")]
-    return dataclasses.replace(spec, **{field: getattr(told, field) for field in adapted})  # type: ignore[type-var]
+    return dataclasses.replace(spec, **{field: getattr(told, field) for field in adapted})
 
 
 def _differences(spec: MViTSpec, other: MViTSpec) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stvit.layers.attention import ChannelAttention, GroupAttention
 from stvit.layers.conv import MBConv
-from stvit.layers.partition import key_mask, merge, pad_to_windows, partition
+from stvit.layers.partition import crop, key_mask, merge, pad_to_windows, partition
 from stvit.layers.position import ConvPositionEncoding
 
 
@@ -48,8 +48,7 @@ class GroupAttentionBlock(nn.Module):
         tokens = partition(x, self.window, grid=self.grid)  # (B, groups, N, C): whole images are dropped, not groups
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), mask))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        x = merge(tokens, self.window, x.shape[2:], grid=self.grid)
-        return x if mask is None else x[(..., *(slice(n) for n in size))]
+        return crop(merge(tokens, self.window, x.shape[2:], grid=self.grid), size)
 
 
 class ChannelAttentionBlock(nn.Module):

@@ -51,6 +51,14 @@ def pad_to_windows(x: Tensor, window: Sequence[int]) -> Tensor:
     return F.pad(x, [pad for n in reversed(need) for pad in (0, n)]) if any(need) else x
 
 
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The inverse of :func:`pad_to_windows` for a map of ``size``."""
+    for axis, length in enumerate(size, start=2):
+        if x.shape[axis] != length:
+            x = x.narrow(axis, 0, length)
+    return x
+
+
 def key_mask(
     size: Sequence[int], window: Sequence[int], *, grid: bool = False, device: torch.device | str | None = None
 ) -> Tensor | None:

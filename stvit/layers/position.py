@@ -74,7 +74,7 @@ def _resize_plane(table: Tensor, size: Sequence[int]) -> Tensor:
     from timm.layers import resize_rel_pos_bias_table  # only loading weights of another size needs it
 
     window = tuple((side + 1) // 2 for side in size)
-    return resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type, no-any-return]
+    return resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type]
 
 
 class ConvPositionEncoding(nn.Module):

@@ -11,6 +11,13 @@ MVIT = {"depths": (1, 1, 1, 1), "width": 8, "num_classes": 5, "drop_path": 0.0}
 IMAGE = {**MVIT, "input_size": (64, 64)}
 CLIP = {**MVIT, "input_size": (4, 64, 64), "head_dropout": 0.0}
 
+MIXVIT = {
+    **{"widths": (8, 16, 16, 32), "depths": (1, 1, 1, 1), "stem_width": 8, "dim_head": 8, "channel_heads": (2, 2, 4, 4)},
+    **{"head_hidden": 16, "num_classes": 5, "drop_path": 0.0},
+}
+
+MPVIT = {"widths": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "paths": (2, 2, 2, 2), "num_classes": 5, "drop_path": 0.0}
+
 SHRUNKEN = {
     "mvitv2_tiny": IMAGE,
     "mvitv2_large": {**IMAGE, "heads": 2},
@@ -18,6 +25,10 @@ SHRUNKEN = {
     "mvitv2_small_16x4": CLIP,
     "mvitv2_tiny_16f": CLIP,
     "mvitv2_base_in21k_16f": CLIP,
+    "mixvit_t_224": {**MIXVIT, "input_size": (64, 64), "window": (2, 2)},
+    "mixvit_t_224_16f": {**MIXVIT, "input_size": (4, 64, 64), "window": (2, 2, 2)},
+    "mpvit_tiny": {**MPVIT, "input_size": (64, 64)},
+    "mpvit_tiny_16f": {**MPVIT, "input_size": (4, 64, 64)},
 }
 
 
@@ -28,6 +39,11 @@ def build(name: str, **more: object) -> torch.nn.Module:
     for key, parameter in model.named_parameters():
         if "rel_pos" in key or "cls_token" in key:
             torch.nn.init.normal_(parameter, std=0.3)
+    for key, buffer in model.named_buffers():
+        if key.endswith("running_mean"):
+            torch.nn.init.normal_(buffer, std=0.1)
+        elif key.endswith("running_var"):
+            torch.nn.init.uniform_(buffer, 0.8, 1.2)
     return model
 
 
