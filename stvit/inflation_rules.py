@@ -172,88 +172,39 @@ def _mvit_rows(weights: Mapping[str, Tensor], spec3d: MViTSpec) -> Iterator[MViT
     yield dataclasses.replace(spec, kv_stride=_IMAGE_KV_STRIDE)
 
 
-# ---- MixViT -------------------------------------------------------------------------------------------------------
+# ---- Networks of windows and convolutions -------------------------------------------------------------------------
 
-_MIXVIT_AXES = ("input_size", "window", "stem_kernel", "stem_stride", "kernel")
-_MIXVIT_IRRELEVANT = frozenset({"input_size", "num_classes", "head_hidden", "drop_path", "map_norm"})
-WINDOW_FRAMES = 4  # of windows in time, after the stem has halved the number of frames
-
-
-def _mixvit_spec(spec: MixViTSpec, frames: int) -> MixViTSpec:
-    return dataclasses.replace(
-        spec,
-        input_size=(frames, *spec.input_size),
-        window=(window_frames(frames), *spec.window),
-        stem_kernel=(3, *spec.stem_kernel),
-        stem_stride=(2, *spec.stem_stride),
-        kernel=(3, *spec.kernel),
-    )
+WINDOW_FRAMES = 4  # of windows in time, where the clip has so many after the stem
+_IRRELEVANT = frozenset({"input_size", "num_classes", "drop_path", "head_hidden", "map_norm"})
 
 
-def window_frames(frames: int) -> int:
-    """The sides of windows in time, for clips of ``frames`` that the stem halves."""
-    return min(WINDOW_FRAMES, (frames + 1) // 2)
+def _clip_spec(spec: BackboneSpec, frames: int, in_time: Mapping[str, int]) -> BackboneSpec:
+    """The row with the axis of time, where fields have the numbers of ``in_time``; the stem halves the frames."""
+    grown = {name: (number, *getattr(spec, name)) for name, number in in_time.items()}
+    if "window" in grown:
+        grown["window"] = (min(in_time["window"], (frames + 1) // 2), *grown["window"][1:])
+    return dataclasses.replace(spec, input_size=(frames, *spec.input_size), **grown)
 
 
-def _mixvit_breaks(spec2d: MixViTSpec, spec3d: MixViTSpec, rule: Rule) -> list[str]:
-    dims = rule == "mean" and max(spec3d.kernel[0], spec3d.stem_kernel[0]) > 1
-    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, _MIXVIT_AXES, _MIXVIT_IRRELEVANT)
+def _breaks(spec2d: BackboneSpec, spec3d: BackboneSpec, rule: Rule, in_time: Mapping[str, int]) -> list[str]:
+    """Why features of a still video differ from those of its frame."""
+    dims = rule == "mean" and any("kernel" in name and getattr(spec3d, name)[0] > 1 for name in in_time)
+    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, tuple(in_time), _IRRELEVANT)
 
 
-def _mixvit_head_breaks(spec2d: MixViTSpec, spec3d: MixViTSpec) -> list[str]:
-    other = spec2d.head_hidden != spec3d.head_hidden
-    return _other_classes(spec2d, spec3d) or ["the hidden layer of the head has another width"] * other
-
-
-def windowed_rows(weights: Mapping[str, Tensor], spec3d: BackboneSpec, axes: tuple[str, ...]) -> Iterator[BackboneSpec]:
+def _rows(weights: Mapping[str, Tensor], spec3d: BackboneSpec, in_time: Mapping[str, int]) -> Iterator[BackboneSpec]:
     """The row of the image network that weights can be of: classes and windows are read from them."""
     head = weights.get("head.projection.weight")
     table = next((weight for key, weight in weights.items() if key.endswith(BIAS_TABLE)), None)
-    flat = {name: getattr(spec3d, name)[-2:] for name in axes}
+    flat = {name: getattr(spec3d, name)[-2:] for name in ("input_size", *in_time)}
     if table is not None and table.ndim == 3:
         flat["window"] = tuple((side + 1) // 2 for side in table.shape[1:])
     yield dataclasses.replace(spec3d, **flat, num_classes=0 if head is None else head.shape[0])
 
 
-# ---- MPViT --------------------------------------------------------------------------------------------------------
-
-_MPVIT_AXES = ("input_size", "kernel", "stem_stride")
-_MPVIT_IRRELEVANT = frozenset({"input_size", "num_classes", "drop_path"})
-
-
-def _mpvit_spec(spec: MPViTSpec, frames: int) -> MPViTSpec:
-    return dataclasses.replace(
-        spec,
-        input_size=(frames, *spec.input_size),
-        kernel=(3, *spec.kernel),
-        stem_stride=(2, *spec.stem_stride),
-    )
-
-
-def _mpvit_breaks(spec2d: MPViTSpec, spec3d: MPViTSpec, rule: Rule) -> list[str]:
-    dims = rule == "mean" and spec3d.kernel[0] > 1
-    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, _MPVIT_AXES, _MPVIT_IRRELEVANT)
-
-
-# ---- MixFormer ----------------------------------------------------------------------------------------------------
-
-_MIXFORMER_AXES = ("input_size", "window", "kernel", "stem_stride")
-_MIXFORMER_IRRELEVANT = frozenset({"input_size", "num_classes", "drop_path"})
-
-
-def _mixformer_spec(spec: MixFormerSpec, frames: int) -> MixFormerSpec:
-    return dataclasses.replace(
-        spec,
-        input_size=(frames, *spec.input_size),
-        window=(window_frames(frames), *spec.window),
-        kernel=(3, *spec.kernel),
-        stem_stride=(2, *spec.stem_stride),
-    )
-
-
-def _mixformer_breaks(spec2d: MixFormerSpec, spec3d: MixFormerSpec, rule: Rule) -> list[str]:
-    dims = rule == "mean" and spec3d.kernel[0] > 1
-    return [_MEAN_DIMS] * dims + differing_settings(spec2d, spec3d, _MIXFORMER_AXES, _MIXFORMER_IRRELEVANT)
+def _mixvit_head_breaks(spec2d: MixViTSpec, spec3d: MixViTSpec) -> list[str]:
+    other = spec2d.head_hidden != spec3d.head_hidden
+    return _other_classes(spec2d, spec3d) or ["the hidden layer of the head has another width"] * other
 
 
 # ---- Kinds of backbones -------------------------------------------------------------------------------------------
@@ -274,6 +225,26 @@ class Family:
     exactness: str = "float32: error under 1e-4"  # with which the law holds
 
 
+def _windowed(
+    network: Callable[..., Backbone[Any]],
+    in_time: Mapping[str, int],
+    structure: tuple[str, ...],
+    head_breaks: Callable[..., list[str]] = _other_classes,
+    exactness: str = Family.exactness,
+) -> Family:
+    """A family whose weights' shapes tell all; ``in_time`` names the fields over axes, with their numbers in time."""
+    return Family(
+        network=network,
+        spec=partial(_clip_spec, in_time=in_time),
+        weight=weight_by_shape,
+        structure=structure,
+        breaks=partial(_breaks, in_time=in_time),
+        head_breaks=head_breaks,
+        rows=partial(_rows, in_time=in_time),
+        exactness=exactness,
+    )
+
+
 FAMILIES: dict[type, Family] = {
     MViTSpec: Family(
         network=MViT,
@@ -285,32 +256,21 @@ FAMILIES: dict[type, Family] = {
         rows=_mvit_rows,
         zero=("rel_pos_t", "pos_embed_temporal"),
     ),
-    MixViTSpec: Family(
-        network=MixViT,
-        spec=_mixvit_spec,
-        weight=weight_by_shape,
+    MixViTSpec: _windowed(
+        MixViT,
+        in_time={"window": WINDOW_FRAMES, "stem_kernel": 3, "stem_stride": 2, "kernel": 3},
         structure=("widths", "depths", "stem_width", "dim_head", "channel_heads", "mlp_ratio", "in_channels"),
-        breaks=_mixvit_breaks,
         head_breaks=_mixvit_head_breaks,
-        rows=partial(windowed_rows, axes=_MIXVIT_AXES),
         exactness="float64: error under 1e-6; in float32 channel attention amplifies rounding",
     ),
-    MixFormerSpec: Family(
-        network=MixFormer,
-        spec=_mixformer_spec,
-        weight=weight_by_shape,
+    MixFormerSpec: _windowed(
+        MixFormer,
+        in_time={"window": WINDOW_FRAMES, "stem_stride": 2, "kernel": 3},
         structure=("widths", "depths", "heads", "mlp_ratio", "head_width", "in_channels"),
-        breaks=_mixformer_breaks,
-        head_breaks=_other_classes,
-        rows=partial(windowed_rows, axes=_MIXFORMER_AXES),
     ),
-    MPViTSpec: Family(
-        network=MPViT,
-        spec=_mpvit_spec,
-        weight=weight_by_shape,
+    MPViTSpec: _windowed(
+        MPViT,
+        in_time={"stem_stride": 2, "kernel": 3},
         structure=("widths", "depths", "paths", "heads", "position_kernels", "mlp_ratio", "in_channels"),
-        breaks=_mpvit_breaks,
-        head_breaks=_other_classes,
-        rows=partial(windowed_rows, axes=_MPVIT_AXES),
     ),
 }
