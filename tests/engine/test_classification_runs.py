@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import torch
 import yaml
 from main_runs import equal_bits
 from PIL import Image
+from timm.data import create_transform
 from torchvision import transforms
 
 import stvit
 import stvit.engine.train
 from stvit.checkpoint import model_from_checkpoint, pack_model, read_checkpoint, save_checkpoint
 from stvit.config import load_config
+from stvit.engine import evaluate_classes
 from stvit.engine import run as run_module
 from stvit.engine.distributed import World
 from stvit.engine.signals import Stopped
@@ -338,6 +341,101 @@ def test_two_processes_train_on_the_images_of_one(settings, tmp_path):
     for whole, *parts in zip(epoch(0, 1), *halves, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
         assert torch.equal(whole.labels, torch.cat([part.labels for part in parts]))
+
+
+# The smallest networks of the families that have BatchNorm, each with the configuration it is tested by.
+BATCH_NORMED = {
+    "MixViT_T_384": {
+        "widths": [8, 8, 16, 16], "stem_width": 8, "window": [2, 2], "dim_head": 4, "channel_heads": [2, 2, 2, 2],
+        "head_hidden": 8,
+    },
+    "MPViT_T": {"widths": [8, 8, 16, 16], "paths": [2, 1, 1, 1], "heads": [1, 1], "position_kernels": [3, 5]},
+    "MixFormer_B0": {"widths": [16, 16, 16, 16], "heads": [1, 1, 2, 2], "window": [2, 2], "head_width": 16},
+}  # fmt: skip
+
+
+def shrunken(name, *pairs):
+    """A published configuration with its network shrunken to four blocks, at 64 pixels, on the CPU."""
+    fields = {"depths": [1, 1, 1, 1], **BATCH_NORMED[name]}
+    args = [word for field, value in fields.items() for word in (f"MODEL.ARGS.{field}", str(value))]
+    size = ("DATA.TRAIN_CROP_SIZE", "64", "DATA.TEST_CROP_SIZE", "64", "NUM_GPUS", "0", "DATA_LOADER.NUM_WORKERS", "0")
+    path = Path(__file__).parents[2] / "configs" / "imagenet" / f"{name}.yaml"
+    return load_config(str(path), [*args, *size, "TRAIN.PRECISION", "fp32", *map(str, pairs)])
+
+
+@pytest.mark.parametrize("name", BATCH_NORMED)
+def test_a_published_configuration_evaluates_weights_by_its_published_protocol(name, tmp_path, monkeypatch):
+    root = make_tree(tmp_path / "images", ("n01440764", "n01443537", "n02123045"), splits=("val",))
+    only = ("TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", tmp_path / "x.pth", "DATA.PATH_TO_DATA_DIR", root)
+    cfg = shrunken(name, *only, "OUTPUT_DIR", tmp_path / "out")
+    registered, settings = model_settings(cfg)
+    torch.manual_seed(0)
+    model = stvit.create_model(registered, **settings)
+    with torch.no_grad():  # statistics that are not those of a fresh network, and logits that tell images apart
+        model.train()(torch.randn(8, 3, 64, 64))
+        model.get_classifier().weight.mul_(100)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "x.pth")
+    measured = []
+    measure = evaluate_classes.measure
+    monkeypatch.setattr(evaluate_classes, "measure", lambda *args: measured.append(measure(*args)) or measured[-1])
+    run_module.run(cfg)
+
+    def by_timm(**crop):
+        prepare = create_transform((64, 64), interpolation="bicubic", **crop)
+        images = torch.stack([prepare(Image.open(path)) for path in sorted((root / "val").rglob("*.jpg"))])
+        with torch.no_grad():
+            return model.eval()(images).softmax(dim=1)
+
+    published: dict[str, object] = {"crop_pct": 0.875}
+    other: dict[str, object] = {"crop_pct": 0.95, "crop_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    if name.endswith("384"):
+        published, other = other, published
+    probability = by_timm(**published)
+    torch.testing.assert_close(measured[0].probability, probability.max(dim=1).values, rtol=1e-4, atol=1e-6)
+    assert torch.equal(measured[0].predicted, probability.argmax(dim=1))
+    assert not torch.allclose(by_timm(**other), probability, rtol=0.01)
+    assert not any("prepares images" in note for note in results(tmp_path / "out")["notes"])
+
+
+def test_a_batch_of_one_that_a_batch_norm_cannot_train_on_is_one_line(tree, tmp_path):
+    pairs = ("DATA.PATH_TO_DATA_DIR", tree, "MODEL.NUM_CLASSES", 3, "TRAIN.BATCH_SIZE", 1, "MIXUP.ENABLE", False)
+    short = ("SOLVER.MAX_EPOCH", 1, "SOLVER.WARMUP_EPOCHS", 0, "TEST.ENABLE", False)
+    with pytest.raises(UserError, match="a batch of 1 cannot train") as caught:
+        run_module.run(shrunken("MixFormer_B0", *pairs, *short, "OUTPUT_DIR", tmp_path / "one"))
+    assert "\n" not in str(caught.value)
+    run_module.run(shrunken("MixFormer_B0", *pairs, *short, "MODEL.FROZEN_BN", True, "OUTPUT_DIR", tmp_path / "frozen"))
+
+
+def test_batch_norm_with_accumulation_and_a_running_mean_goes_on_to_the_same_bits(tree, tmp_path, monkeypatch):
+    pairs = ("DATA.PATH_TO_DATA_DIR", tree, "MODEL.NUM_CLASSES", 3, "TRAIN.BATCH_SIZE", 2, "TRAIN.ACCUMULATE_STEPS", 2)
+    more = ("SOLVER.MAX_EPOCH", 2, "SOLVER.WARMUP_EPOCHS", 1, "SOLVER.EMA_DECAY", 0.9, "TEST.BATCH_SIZE", 4)
+
+    def start(output):
+        run_module.run(shrunken("MixFormer_B0", *pairs, *more, "OUTPUT_DIR", output))
+        return read_checkpoint(output / "checkpoints" / "last.pt")
+
+    whole = start(tmp_path / "whole")
+    step, calls = stvit.engine.train.training_step, []
+
+    def signalled(*arguments):
+        calls.append(None)
+        if len(calls) == STEPS + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(stvit.engine.train, "training_step", signalled)
+    with pytest.raises(Stopped):
+        start(tmp_path / "run")
+    resumed = start(tmp_path / "run")
+    for entry in whole.keys() - {"config", "metrics_bytes", "seconds"}:
+        assert equal_bits(resumed[entry], whole[entry]), entry
+    weights, mean = whole["state_dict"], whole["ema"]
+    counts = [value for key, value in weights.items() if key.endswith("num_batches_tracked")]
+    assert set(map(int, counts)) == {2 * 2 * STEPS}  # every batch of an accumulated step counts
+    statistics = [key for key in weights if key.endswith("running_var")]
+    assert all(not torch.equal(weights[key], mean[key]) for key in statistics)
+    best = model_from_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt")
+    assert all(torch.equal(best.state_dict()[key], mean[key]) for key in statistics)
 
 
 def test_repeated_augmentation_shows_some_images_thrice_in_an_epoch(settings, tmp_path):
