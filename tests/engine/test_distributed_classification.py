@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
-from main_runs import figures, server
+from main_runs import Blow, assert_same_run, figures, server
 from PIL import Image
+
+from stvit.checkpoint import model_from_checkpoint
+from stvit.datasets import ImageFolder, list_images
+from stvit.datasets.image_transforms import evaluation_transform
 
 SIZE = 32
 CLASSES = ("circles", "squares", "stripes")
@@ -29,6 +36,24 @@ SETTINGS = {
 }
 
 
+# A network with BatchNorm, each step of two batches, evaluated by its running mean.
+BATCH_NORMED = {
+    "MODEL": {
+        "NAME": "mixformer_b0",
+        "NUM_CLASSES": len(CLASSES),
+        "ARGS": {
+            "widths": [16, 16, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "heads": [1, 1, 2, 2],
+            "window": [2, 2],
+            "head_width": 16,
+        },
+    },
+    "TRAIN": {"BATCH_SIZE": 4, "ACCUMULATE_STEPS": 2},
+    "SOLVER": {**SETTINGS["SOLVER"], "EMA_DECAY": 0.9},
+}
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Trains the minute network in one process or in several on six images a class; 7 are evaluated."""
@@ -41,13 +66,14 @@ def start(tmp_path_factory):
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
     settings = {**SETTINGS, "DATA": {**SETTINGS["DATA"], "PATH_TO_DATA_DIR": str(folder)}}
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "batch_norm.yaml").write_text(yaml.safe_dump({**settings, **BATCH_NORMED}))
 
     with server() as runs:
 
-        def run(output, *pairs, processes):
-            arguments = ["--cfg", str(folder / "run.yaml"), "OUTPUT_DIR", str(output), *pairs]
-            outcome = runs.run(arguments, output.with_suffix(".log"), processes=processes)
-            assert outcome.status == 0, outcome.output
+        def run(output, *pairs, processes, file="run.yaml", blow=None, status=0):
+            arguments = ["--cfg", str(folder / file), "OUTPUT_DIR", str(output), *pairs]
+            outcome = runs.run(arguments, output.with_suffix(".log"), blow=blow, processes=processes)
+            assert outcome.status == status, outcome.output
             return output
 
         yield run
@@ -82,3 +108,28 @@ def test_every_image_is_evaluated_once_however_many_processes_share_them(start, 
     assert ours["images"] == theirs["images"] == 7
     for entry in ("methods", "per_class", "confusion"):
         assert ours[entry] == theirs[entry], entry
+
+
+@pytest.fixture(scope="module")
+def normed(start, tmp_path_factory):
+    return start(tmp_path_factory.mktemp("normed") / "run", processes=2, file="batch_norm.yaml")
+
+
+def test_processes_validate_with_the_same_running_statistics(normed):
+    """Each has gathered its own; what is validated and kept are those of the first."""
+    last = [line for line in figures(normed) if line["kind"] == "validation"][-1]
+    model = model_from_checkpoint(normed / "checkpoints" / "last.pt")
+    images = list_images(Path(results(normed)["config"]["DATA"]["PATH_TO_DATA_DIR"]) / "val")
+    batch = ImageFolder(images, evaluation_transform(model.preprocessing)).__getitems__(range(7))
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(batch.images), batch.labels)
+    assert last["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    counts = {int(value) for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
+    assert counts == {2 * 2 * 2}  # two steps of two batches in each of two epochs
+
+
+def test_batch_norm_with_accumulation_and_a_running_mean_goes_on_to_the_same_bits(start, normed, tmp_path):
+    output = tmp_path / "run"
+    stop = Blow("stvit.engine.train:training_step", 3, signal.SIGTERM, rank=1)
+    start(output, processes=2, file="batch_norm.yaml", blow=stop, status=128 + signal.SIGTERM)
+    assert_same_run(start(output, processes=2, file="batch_norm.yaml"), normed)
