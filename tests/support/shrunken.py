@@ -18,6 +18,11 @@ MIXVIT = {
 
 MPVIT = {"widths": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "paths": (2, 2, 2, 2), "num_classes": 5, "drop_path": 0.0}
 
+MIXFORMER = {
+    **{"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 4), "head_width": 24},
+    **{"num_classes": 5, "drop_path": 0.0},
+}
+
 SHRUNKEN = {
     "mvitv2_tiny": IMAGE,
     "mvitv2_large": {**IMAGE, "heads": 2},
@@ -29,6 +34,8 @@ SHRUNKEN = {
     "mixvit_t_224_16f": {**MIXVIT, "input_size": (4, 64, 64), "window": (2, 2, 2)},
     "mpvit_tiny": {**MPVIT, "input_size": (64, 64)},
     "mpvit_tiny_16f": {**MPVIT, "input_size": (4, 64, 64)},
+    "mixformer_b1": {**MIXFORMER, "input_size": (64, 64)},
+    "mixformer_b1_16f": {**MIXFORMER, "input_size": (6, 64, 64), "window": (2, 7, 7)},
 }
 
 
