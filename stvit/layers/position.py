@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -74,7 +75,9 @@ def _resize_plane(table: Tensor, size: Sequence[int]) -> Tensor:
     from timm.layers import resize_rel_pos_bias_table  # only loading weights of another size needs it
 
     window = tuple((side + 1) // 2 for side in size)
-    return resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, of how timm indexes
+        return resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type]
 
 
 class ConvPositionEncoding(nn.Module):

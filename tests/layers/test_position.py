@@ -7,7 +7,13 @@ import itertools
 import pytest
 import torch
 
-from stvit.layers.position import ConvPositionEncoding, RelativePositionBias, table_from_swin, table_to_swin
+from stvit.layers.position import (
+    ConvPositionEncoding,
+    RelativePositionBias,
+    resize_bias_table,
+    table_from_swin,
+    table_to_swin,
+)
 
 
 def positions(window: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -45,3 +51,22 @@ def test_conv_position_encoding_adds_a_depthwise_convolution_on_either_grid() ->
         assert layer(x).shape == x.shape
         layer.conv.weight.data.zero_()
         torch.testing.assert_close(layer(x), x + layer.conv.bias.view(1, 4, *[1] * len(size)))
+
+
+def test_resized_tables_keep_the_offsets_near_zero_and_the_ends() -> None:
+    side = torch.arange(-6.0, 7.0)
+    table = (side[:, None].abs() + 2 * side).unsqueeze(0)  # of windows of 7
+    resized = resize_bias_table(table, (1, 23, 23))[0]  # of windows of 12
+    for place in (0, 11, 22):
+        torch.testing.assert_close(resized[place, 10:13], table[0, place * 6 // 11, 5:8])
+    torch.testing.assert_close(resized[::22, ::22], table[0, ::12, ::12])
+    assert (resized.diff(dim=1) > 0).all()
+
+
+def test_tables_over_time_are_resized_frame_distance_by_frame_distance() -> None:
+    table = torch.randn(2, 3, 5, 5)
+    assert torch.equal(resize_bias_table(table, (2, 3, 5, 5)), table)
+    for distance, plane in enumerate(resize_bias_table(table, (2, 3, 7, 7)).unbind(1)):
+        torch.testing.assert_close(plane, resize_bias_table(table[:, distance], (2, 7, 7)))
+    still = table[:, :1].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(resize_bias_table(still, (2, 7, 5, 5)), table[:, :1].expand(-1, 7, -1, -1))
