@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,6 +157,33 @@ def test_weights_decay_and_biases_norms_and_named_tables_only_if_asked(spare_1d,
     assert of_groups(net, optimizer, "weight_decay") == {
         "table": table, "linear.weight": 0.5, "linear.bias": one_axis, "norm.weight": one_axis, "norm.bias": one_axis,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "tables"), [("MixViT_P1_224", 2 * (1 + 1 + 2 + 1)), ("MPViT_T", 0), ("MixFormer_B0", 1 + 2 + 6 + 6)]
+)
+def test_published_recipes_spare_norms_biases_and_the_tables_of_relative_positions(file, tables):
+    cfg = load_config(str(Path(__file__).parents[2] / "configs" / "imagenet" / f"{file}.yaml"), [])
+    with torch.device("meta"):
+        net = create_model(cfg.MODEL["NAME"])
+    decays = {
+        id(parameter): group["weight_decay"] for group in parameter_groups(net, cfg) for parameter in group["params"]
+    }
+    spared = [name for name, parameter in net.named_parameters() if not decays[id(parameter)]]
+    weights = [name for name in spared if net.get_parameter(name).ndim > 1]
+    assert len(weights) == tables
+    assert all(name.endswith("rel_pos.table") for name in weights)
+    assert {name for name, parameter in net.named_parameters() if parameter.ndim == 1} <= set(spared)
+
+
+def test_the_running_mean_of_weights_has_that_of_their_statistics():
+    net = nn.BatchNorm1d(1)
+    ema = build_ema(net, 0.9)
+    for step in range(1, 4):
+        net(torch.tensor([[0.0], [float(step)]]))
+        ema.update(net, step=step)
+    assert 0 < ema.module.running_mean.item() < net.running_mean.item()
+    assert ema.module.num_batches_tracked == 3
 
 
 def test_layer_decay_slows_the_layers_far_from_the_head():
