@@ -16,7 +16,7 @@ MIXVIT = {
     **{"head_hidden": 16, "num_classes": 5, "drop_path": 0.0},
 }
 
-MPVIT = {"widths": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "paths": (2, 2, 2, 2), "num_classes": 5, "drop_path": 0.0}
+MPVIT = {"widths": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "paths": (2, 1, 1, 1), "num_classes": 5, "drop_path": 0.0}
 
 MIXFORMER = {
     **{"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 4), "head_width": 24},
