@@ -29,8 +29,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     With ``repeats`` above 1 an epoch has as many items, each ``repeats`` times, of a part of the data (repeated
     augmentation: Hoffer et al., arXiv:1901.09335; in the form of DeiT, arXiv:2012.12877). The copies of an item come in
-    one batch, or two that follow each other, and within a batch far apart, on different ranks where there are several.
-    Copy ``r`` of item ``i`` is called ``i + r * length``.
+    one step of ``step_batches`` batches, or two that follow each other, and within a step far apart: on different
+    ranks, or in different batches, where there are several. Copy ``r`` of item ``i`` is called ``i + r * length``.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         shuffle: bool = False,
         drop_last: bool = True,
         repeats: int = 1,
+        step_batches: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch size is {batch_size}: it must be at least 1")
@@ -57,7 +58,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.shuffle, self.drop_last = rank, world_size, shuffle, drop_last
-        self.repeats = repeats
+        self.repeats, self.step_batches = repeats, step_batches
         self.set_epoch(epoch, start_batch)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -88,11 +89,11 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(index)) for index in order[first:last]]
 
     def _repeated(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As many items of the order's beginning, each several times; first copies come first in each slice."""
+        """As many items of the order's beginning, each several times; first copies come first in each step."""
         copies = np.arange(self.repeats) * self.length
         repeated = (order[:, None] + copies).reshape(-1)[: self.length]
-        slices = np.arange(self.length) // (self.batch_size * self.world_size)
-        return repeated[np.lexsort((repeated // self.length, slices))]
+        steps = np.arange(self.length) // (self.batch_size * self.world_size * self.step_batches)
+        return repeated[np.lexsort((repeated // self.length, steps))]
 
 
 def batch_loader(

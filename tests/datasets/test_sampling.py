@@ -79,6 +79,13 @@ def test_repeats_fill_an_epoch_with_copies_of_a_part_of_the_items(world_size: in
     assert items[:8] == once[:8]
 
 
+def test_accumulated_batches_have_the_items_of_as_many_ranks():
+    batches = indices(EpochBatchSampler(50, 8, shuffle=True, repeats=3, step_batches=3))
+    ranks = [EpochBatchSampler(50, 8, rank=rank, world_size=3, shuffle=True, repeats=3) for rank in range(3)]
+    assert batches[:6] == [batch for step in zip(*map(indices, ranks), strict=True) for batch in step]
+    assert all(len({index % 50 for index in batch}) == 8 for batch in batches)  # no two copies in one batch
+
+
 def test_copies_that_a_batch_has_no_room_for_come_in_the_next():
     first, second = indices(EpochBatchSampler(9, 4, repeats=3))
     assert first == [0, 1, 0 + 9, 0 + 18]

@@ -99,7 +99,7 @@ class ImageClassification:
         dataset = ImageFolder(images, views, self._seed, views=cfg.AUG.NUM_SAMPLE)
         self._sampler = EpochBatchSampler(
             len(images), each, seed=self._seed, rank=self.world.rank, world_size=self.world.size, shuffle=True,
-            repeats=cfg.AUG.REPEATS,
+            repeats=cfg.AUG.REPEATS, step_batches=cfg.TRAIN.ACCUMULATE_STEPS,
         )  # fmt: skip
         self._loader = self._load(dataset, self._sampler)
 
