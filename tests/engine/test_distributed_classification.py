@@ -50,7 +50,7 @@ BATCH_NORMED = {
         },
     },
     "TRAIN": {"BATCH_SIZE": 4, "ACCUMULATE_STEPS": 2},
-    "SOLVER": {**SETTINGS["SOLVER"], "EMA_DECAY": 0.9},
+    "SOLVER": {**SETTINGS["SOLVER"], "BASE_LR": 0.03, "EMA_DECAY": 0.9},  # fast, so that logits depend on the images
 }
 
 
