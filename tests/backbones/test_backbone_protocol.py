@@ -15,8 +15,19 @@ from stvit.errors import UserError
 # torch 2.6 makes sizes of constant results symbolic and then fails.
 COMPILES = pytest.mark.skipif(torch.__version__ < (2, 7), reason="torch.compile of 2.6 cannot hold indices constant")
 EVERY = pytest.mark.parametrize("name", SHRUNKEN)
-ONE_A_GRID = pytest.mark.parametrize("name", ["mvitv2_tiny", "mvitv2_base_in21k_16f"])
-ONE_A_FAMILY = pytest.mark.parametrize("name", ["mvitv2_tiny", "mixvit_t_224_16f"])
+
+
+def slow_but(*quick: str) -> pytest.MarkDecorator:
+    """All rows; those besides the named ones by hand only: graphs take seconds each, and rows of a family one form."""
+    return pytest.mark.parametrize(
+        "name", [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNKEN]
+    )
+
+
+ONE_A_FAMILY_AND_GRID = slow_but(
+    *("mvitv2_tiny", "mvitv2_base_in21k_16f", "mixvit_t_224", "mixvit_t_224_16f"),
+    *("mpvit_tiny", "mpvit_tiny_16f", "mixformer_b1", "mixformer_b1_16f"),
+)
 
 
 @EVERY
@@ -190,7 +201,7 @@ def test_half_precision_autocast_stays_close(name: str) -> None:
 
 
 @COMPILES
-@EVERY
+@ONE_A_FAMILY_AND_GRID
 def test_one_graph_compiles_and_computes_the_same(name: str) -> None:
     torch.compiler.reset()
     model = build(name)
@@ -200,7 +211,7 @@ def test_one_graph_compiles_and_computes_the_same(name: str) -> None:
 
 
 @COMPILES
-@ONE_A_GRID
+@slow_but("mvitv2_base_in21k_16f", "mixvit_t_224", "mpvit_tiny_16f", "mixformer_b1")
 def test_a_compiled_model_takes_a_second_size(name: str) -> None:
     torch.compiler.reset()
     model = build(name)
@@ -212,7 +223,7 @@ def test_a_compiled_model_takes_a_second_size(name: str) -> None:
 
 
 @COMPILES
-@ONE_A_FAMILY
+@slow_but("mvitv2_tiny", "mixvit_t_224_16f")
 def test_one_graph_compiles_for_training(name: str) -> None:
     torch.compiler.reset()
     model = build(name)
@@ -224,7 +235,7 @@ def test_one_graph_compiles_for_training(name: str) -> None:
         torch.testing.assert_close(a, b)
 
 
-@EVERY
+@ONE_A_FAMILY_AND_GRID
 def test_torch_export_computes_the_same(name: str) -> None:
     model = build(name)
     x = example(model)
@@ -232,7 +243,7 @@ def test_torch_export_computes_the_same(name: str) -> None:
     torch.testing.assert_close(exported(x + 0.1), model(x + 0.1))
 
 
-@ONE_A_GRID
+@slow_but("mvitv2_base_in21k_16f", "mixvit_t_224_16f", "mpvit_tiny", "mixformer_b1")
 def test_onnxruntime_computes_the_same(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -247,7 +258,7 @@ def test_onnxruntime_computes_the_same(name: str, tmp_path: Path) -> None:
 
 @COMPILES
 @pytest.mark.slow
-@ONE_A_GRID
+@EVERY
 def test_inductor_computes_the_same_and_trains(name: str) -> None:
     torch.compiler.reset()
     model = build(name)
