@@ -102,7 +102,7 @@ def first_stage(weights: Mapping[str, Tensor], spec: Predictor3DSpec) -> int:
     """
     stems = [key for key in weights if re.fullmatch(r"stages\.\d+\.blocks\.0\.conv\.expand\.weight", key)]
     widths = [(weights[key].shape[1], weights[key].shape[0] // 4) for key in sorted(stems)]  # of input and stage
-    wanted = list(zip((spec.hidden_spatial, *spec.widths), spec.widths, strict=False))
+    wanted = list(zip((spec.mixing_width, *spec.widths), spec.widths, strict=False))
     for first in range(len(widths)):
         last = first + len(wanted)
         if widths[first:last] == wanted and _CHANNEL_HEADS[first:last] == spec.channel_heads:
@@ -110,7 +110,7 @@ def first_stage(weights: Mapping[str, Tensor], spec: Predictor3DSpec) -> int:
     heads = dict(zip((width for _, width in widths), _CHANNEL_HEADS, strict=False))
     raise UserError(
         f"the image network has stages of (width: channel heads) {heads}, but the predictor's translator is "
-        f"{dict(zip(spec.widths, spec.channel_heads, strict=True))} after {spec.hidden_spatial} channels: "
+        f"{dict(zip(spec.widths, spec.channel_heads, strict=True))} after {spec.mixing_width} channels: "
         "the default widths fit mixvit_t and mixvit_s"
     )
 

@@ -2,8 +2,8 @@
 
 The published predictor (:mod:`stvit.predictors.mixvit`) makes time a part of the channels. Here a block sees clips
 ``(B, C, T, H, W)``, so that it is the block of the image network grown by an axis and can start from its weights. The
-translator is a pyramid: on the way down its blocks look at the past, on the way up at the future, and on each level a
-learned mixing over time leads from the one to the other, with any number of frames on both sides.
+translator begins with a learned mixing over time, by which every future frame draws on all past ones, in any number on
+both sides; a pyramid of blocks then works on the future frames together.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ class Predictor3DSpec:
     in_frames: int = 10  # past frames
     out_frames: int = 10  # future frames of one pass
     channels: int = 1  # of a frame
-    hidden_spatial: int = 64  # width of encoder and decoder, and of the image network's stage before the first one here
-    encoder_depth: int = 2  # convolutions in the encoder, every second one halves the size; the decoder has two more
+    hidden_spatial: int = 64  # width of encoder and decoder
+    encoder_depth: int = 2  # convolutions in encoder and in decoder; every second one halves or doubles the size
+    mixing_width: int = 64  # after the mixing over time; of the image network's stage before the first one here
+    mixing_ratio: int = 2  # sums over time for each of these channels
     widths: tuple[int, ...] = (128, 256)  # of the translator's stages, each at half the size of the one before
-    past_depths: tuple[int, ...] = (1, 1)  # blocks of each stage before the mixing over time; the first one halves
-    future_depths: tuple[int, ...] = (1, 1)  # and after it
+    down_depths: tuple[int, ...] = (1, 1)  # blocks of each stage on the way down; the first one halves the size
+    up_depths: tuple[int, ...] = (1, 1)  # and on the way up
     window: tuple[int, int] = (4, 4)  # of window and grid attention, which span all frames; masked at other sizes
     dim_head: int = 32  # of window and grid attention
     channel_heads: tuple[int, ...] = (8, 16)  # of each stage
     mlp_ratio: float = 4.0
-    time_ratio: int = 2  # hidden over outer width in the mixing over time
     wavelet: str = "haar"  # any discrete wavelet of PyWavelets
     drop_path: float = 0.1  # of the last block; it rises from zero
     image_size: tuple[int, int] = (64, 64)  # nominal (H, W); any multiple of ``size_multiple`` works
@@ -77,18 +78,19 @@ class MixFrames(nn.Module):
 
 
 class PastToFuture(nn.Module):
-    """From maps of the past to maps of the future, position by position: ``(B, C, T, H, W) -> (B, C, S, H, W)``.
+    """Maps of the past to maps of the future, position by position: ``(B, in, T, H, W) -> (B, out, S, H, W)``.
 
-    A 1x1 convolution to ``ratio`` times the width, a mixing over time of its own for each channel, GELU, and back.
+    A 1x1 convolution to ``ratio`` times the new width, sums over time of its own for each channel, GELU, and another
+    1x1 convolution: how a place changes with time is clear before the first block.
     """
 
-    def __init__(self, dim: int, in_frames: int, out_frames: int, ratio: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, in_frames: int, out_frames: int, ratio: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm3d(dim, eps=BATCH_NORM_EPS)
-        self.expand = nn.Conv3d(dim, ratio * dim, 1)
-        self.mix = MixFrames(ratio * dim, in_frames, out_frames)
+        self.norm = nn.BatchNorm3d(in_dim, eps=BATCH_NORM_EPS)
+        self.expand = nn.Conv3d(in_dim, ratio * out_dim, 1)
+        self.mix = MixFrames(ratio * out_dim, in_frames, out_frames)
         self.act = tanh_gelu()
-        self.project = nn.Conv3d(ratio * dim, dim, 1)
+        self.project = nn.Conv3d(ratio * out_dim, out_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.act(self.mix(self.expand(self.norm(x)))))
@@ -110,14 +112,13 @@ class Stage(nn.Module):
 
     def __init__(self, spec: Predictor3DSpec, index: int, rates: Sequence[float]) -> None:
         super().__init__()
-        dim, above = spec.widths[index], (spec.hidden_spatial, *spec.widths)[index]
-        past = spec.past_depths[index]
+        above, dim = (spec.mixing_width, *spec.widths)[index : index + 2]
 
         def block(number: int) -> MixViTBlock:
             return MixViTBlock(
                 dim if number else above,
                 dim,
-                window=(spec.in_frames if number < past else spec.out_frames, *spec.window),
+                window=(spec.out_frames, *spec.window),
                 kernel=(3, 3, 3),
                 stride=(1, 1, 1) if number else (1, 2, 2),
                 dim_head=spec.dim_head,
@@ -130,49 +131,48 @@ class Stage(nn.Module):
                 drop_path=rates[number],
             )
 
-        self.past = past
+        self.down_depth = spec.down_depths[index]
         self.blocks = nn.ModuleList(map(block, range(len(rates))))
-        self.to_future = PastToFuture(dim, spec.in_frames, spec.out_frames, spec.time_ratio)
-        self.up = Upsample(dim, spec.widths[index - 1]) if index else nn.Conv3d(dim, above, 1)
+        self.up = Upsample(dim, above)
 
-    def look_back(self, x: Tensor) -> Tensor:
-        """``(B, above, T, 2 H, 2 W) -> (B, C, T, H, W)``, of the past."""
-        for block in list(self.blocks)[: self.past]:
+    def go_down(self, x: Tensor) -> Tensor:
+        """``(B, above, S, 2 H, 2 W) -> (B, C, S, H, W)``."""
+        for block in list(self.blocks)[: self.down_depth]:
             x = block(x)
         return x
 
-    def look_ahead(self, past: Tensor, below: Tensor | None = None) -> Tensor:
-        """The past and, where there is one, the future from the stage below: ``(B, above, S, ...)`` of the future."""
-        x = self.to_future(past)
-        if below is not None:
-            x = x + below
-        for block in list(self.blocks)[self.past :]:
+    def go_up(self, x: Tensor) -> Tensor:
+        """The way back."""
+        for block in list(self.blocks)[self.down_depth :]:
             x = block(x)
         return self.up(x)
 
 
 class Translator3D(nn.Module):
-    """Past latents to future latents: ``(B, C, T, H, W) -> (B, C, S, H / 2, W / 2)``, half the size of the input."""
+    """Past latents to future latents: ``(B, C, T, H, W) -> (B, C, S, H, W)``."""
 
     def __init__(self, spec: Predictor3DSpec) -> None:
         super().__init__()
-        depths = [past + future for past, future in zip(spec.past_depths, spec.future_depths, strict=True)]
+        depths = [down + up for down, up in zip(spec.down_depths, spec.up_depths, strict=True)]
         rates = np.linspace(0.0, spec.drop_path, sum(depths)).tolist()
         starts = np.cumsum([0, *depths]).tolist()
+        self.to_future = PastToFuture(
+            spec.hidden_spatial, spec.mixing_width, spec.in_frames, spec.out_frames, spec.mixing_ratio
+        )
         self.stages = nn.ModuleList(
             Stage(spec, i, rates[start : start + depth])
             for i, (start, depth) in enumerate(zip(starts, depths, strict=False))
         )
+        self.project = nn.Conv3d(spec.mixing_width, spec.hidden_spatial, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        stages, pasts = [cast(Stage, stage) for stage in self.stages], []
+        stages, levels = [cast(Stage, stage) for stage in self.stages], [self.to_future(x)]
         for stage in stages:
-            x = stage.look_back(x)
-            pasts.append(x)
-        x = stages[-1].look_ahead(pasts[-1])
-        for stage, past in zip(stages[-2::-1], pasts[-2::-1], strict=True):
-            x = stage.look_ahead(past, x)
-        return x
+            levels.append(stage.go_down(levels[-1]))
+        x = levels.pop()
+        for stage, level in zip(reversed(stages), reversed(levels), strict=True):
+            x = level + stage.go_up(x)
+        return self.project(x)
 
 
 class MixViT3DPredictor(Model):
@@ -194,7 +194,7 @@ class MixViT3DPredictor(Model):
         self.translator = Translator3D(spec)
         self.skip = MixFrames(spec.hidden_spatial, spec.in_frames, spec.out_frames)
         self.skip.repeat_last_frame()
-        self.decoder = Decoder(spec.hidden_spatial, spec.channels, spec.encoder_depth + 2)
+        self.decoder = Decoder(spec.hidden_spatial, spec.channels, spec.encoder_depth)
 
     def forward(self, frames: Tensor, out_frames: int | None = None) -> Tensor:
         """Predict ``out_frames`` (by default the spec's).
@@ -235,6 +235,6 @@ def check_3d_spec(spec: Predictor3DSpec) -> None:
     """Raise UserError for numbers that cannot make a network."""
     check_spec(spec)
     stages = len(spec.widths)
-    for name in ("past_depths", "future_depths", "channel_heads"):
+    for name in ("down_depths", "up_depths", "channel_heads"):
         if len(getattr(spec, name)) != stages or not stages:
             raise UserError(f"{name}={getattr(spec, name)}: one number a stage is needed, and widths has {stages}")
