@@ -26,7 +26,6 @@ PREDICTORS_3D = {
     # 8.06 M parameters, 12.60 GMACs for 10 frames of 64 x 64; its blocks are those of mixvit_t_224's stages 1 and 2.
     "mixvit3d_predictor": Predictor3DSpec(),
     # The demo's and the study's, for 48 x 48 frames (any multiple of 8): 0.26 M parameters.
-    # The demo's and the study's, for 48 x 48 frames (any multiple of 8): 0.26 M parameters.
     "mixvit3d_predictor_mini": Predictor3DSpec(
         hidden_spatial=8,
         encoder_depth=4,

@@ -22,6 +22,7 @@ from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
 from stvit.errors import UserError
+from stvit.predictors.mixvit3d import MixViT3DPredictor
 from stvit.preprocessing import Preprocessing
 
 NATIVE = "stvit"
@@ -264,6 +265,7 @@ class _Inflated:
     interpolated: tuple[str, ...]
     absent: tuple[str, ...]  # without counterpart, left as they are
     notes: tuple[str, ...]
+    dropped: tuple[str, ...] = ()  # of the image network, where the network has a part of it alone
 
     def added_to(self, report: LoadReport) -> LoadReport:
         """The report with what inflation did."""
@@ -271,6 +273,7 @@ class _Inflated:
         return dataclasses.replace(
             report,
             loaded=tuple(key for key in report.loaded if key not in self.zero),
+            dropped=report.dropped + self.dropped,
             inflated=self.grown,
             interpolated=tuple(dict.fromkeys(self.interpolated + report.interpolated)),
             missing=tuple(key for key in report.missing if key not in body),
@@ -281,6 +284,8 @@ class _Inflated:
 
 def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -> _Inflated | None:
     """The weights inflated, where they are an image network's and the network is for video."""
+    if isinstance(network, MixViT3DPredictor) and "stages.0.blocks.0.conv.expand.weight" in weights:
+        return _inflated_translator(weights, network, subject)
     if not isinstance(network, Backbone) or len(network.spec.input_size) != 3 or not _of_images(weights):
         return None
     from stvit.inflation import image_spec, inflate_state_dict  # it builds models, whose registry imports this package
@@ -304,4 +309,22 @@ def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -
         interpolated=done.interpolated,
         absent=tuple(key for key in kept if key not in head or key not in weights),
         notes=done.guarantees,
+    )
+
+
+def _inflated_translator(weights: Mapping[str, Tensor], network: MixViT3DPredictor, subject: str) -> _Inflated:
+    from stvit.inflation_predictor import inflate_predictor_weights  # it builds models, whose registry imports this
+
+    try:
+        done = inflate_predictor_weights(weights, network)
+    except UserError as error:
+        raise UserError(f"{subject} does not fit {model_title(network)}: {error}") from error
+    return _Inflated(
+        weights={key: value for key, value in done.state_dict.items() if key not in done.new},
+        grown=done.inflated,
+        zero=(),
+        interpolated=done.interpolated,
+        absent=done.new,
+        notes=done.guarantees,
+        dropped=done.left_out,
     )

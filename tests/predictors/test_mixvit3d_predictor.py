@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import stvit
+from stvit.checkpoint.layouts import mixvit
 from stvit.engine.flops import count_macs
 from stvit.errors import UserError
 from stvit.inflation_predictor import inflate_into_predictor, inflate_predictor_weights
@@ -218,6 +219,23 @@ def test_tables_for_other_windows_are_resized_and_repeated_in_time() -> None:
     assert all(torch.equal(before, after) for before, after in pairwise(table.unbind(1)))
     middle = image.stages[2].blocks[0].grid.attn.rel_pos.table[:, 2, 2]
     torch.testing.assert_close(table[:, 0, 1, 1], middle)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_an_image_networks_checkpoint_is_loaded_into_the_translator(published: bool) -> None:
+    model, image = inflatable(), image_network()
+    weights = image.state_dict()
+    wanted = inflate_predictor_weights(weights, model)
+    report = stvit.load_checkpoint(model, mixvit.from_stvit(weights) if published else weights)
+    for key, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, wanted.state_dict[key])
+    assert report.interpolated == wanted.interpolated
+    assert report.inflated == wanted.inflated
+    assert report.new == wanted.new
+    assert "stem.conv1.weight" in report.dropped
+    assert "parameters are the image network's" in str(report)
+    with pytest.raises(UserError, match="does not fit mixvit3d_predictor: the image network has stages"):
+        stvit.load_checkpoint(model, image_network(widths=(4, 8, 32)).state_dict())
 
 
 def test_blocks_that_the_image_network_lacks_stay_as_they_are() -> None:
