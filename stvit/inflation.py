@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from stvit.model import Model
 from stvit.registry import create_model, list_models, model_spec
 
 _SHOWN = 3  # names of each kind in the printed table
+S = TypeVar("S", bound=BackboneSpec)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Inflated:
         return "\n".join(f"{title:<12}  {text}" for title, text in rows)
 
 
-def inflate_spec(spec: BackboneSpec, frames: int) -> BackboneSpec:
+def inflate_spec(spec: S, frames: int) -> S:
     """The row of the 3D network that obeys the law for the 2D network of ``spec``, for clips of ``frames`` frames.
 
     Everything spatial stays, the stride of the keys included; in time, kernels are three frames wide and the patch
@@ -71,7 +72,7 @@ def inflate_spec(spec: BackboneSpec, frames: int) -> BackboneSpec:
         raise UserError(f"a network with input size {spec.input_size} sees video already: inflate an image network")
     if frames < 2:
         raise UserError(f"frames={frames}: the patches of a video network span 2 frames, give at least 2")
-    return family.spec(spec, frames)
+    return cast(S, family.spec(spec, frames))
 
 
 def inflate_state_dict(

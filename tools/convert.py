@@ -23,11 +23,11 @@ from torch import Tensor
 from stvit.checkpoint import TARGETS, convert, pack_model, save_checkpoint
 from stvit.checkpoint.export import wrapped
 from stvit.checkpoint.paddle import save_paddle
-from stvit.checkpoint.recognise import KINDS, registered_name, told_spec
+from stvit.checkpoint.recognise import adapted_settings, registered_name
 from stvit.checkpoint.save import refuse_overwriting, save_safetensors
 from stvit.cli import ArgumentParser, run
 from stvit.errors import UserError
-from stvit.registry import create_model, model_spec
+from stvit.registry import create_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,11 +61,7 @@ def own_checkpoint(weights: Mapping[str, Tensor], name: str | None) -> dict[str,
     name = name or registered_name(weights)
     if name is None:
         raise UserError("the shapes of the weights are those of no registered network: name theirs with --model")
-    row, told = model_spec(name), told_spec(weights)
-    same_kind = told is not None and type(told) is type(row)
-    fields = (*KINDS[type(told)].adapted, "num_classes") if same_kind else ()
-    settings = {field: getattr(told, field) for field in fields if getattr(told, field) != getattr(row, field)}
-    return pack_model(create_model(name, checkpoint=weights, **settings))
+    return pack_model(create_model(name, checkpoint=weights, **adapted_settings(weights, name)))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

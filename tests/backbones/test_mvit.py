@@ -89,7 +89,7 @@ def test_position_tables_are_as_long_as_published(name: str, spatial: dict[int, 
     assert {rows for key, rows in shapes.items() if key.endswith("_t")} == ({temporal} if temporal else set())
 
 
-@pytest.mark.parametrize("name", SHRUNKEN)
+@pytest.mark.parametrize("name", [name for name in SHRUNKEN if name.startswith("mvit")])
 def test_fused_attention_equals_the_published_arithmetic(name: str) -> None:
     model = build(name).double()
     for size in (model.spec.input_size, tuple(n + 9 for n in model.spec.input_size)):

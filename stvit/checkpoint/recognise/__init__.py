@@ -58,3 +58,12 @@ def differing(row: object, told: BackboneSpec, fields: tuple[str, ...] | None = 
     """In which settings a row differs from what weights tell of theirs (:func:`told_spec`)."""
     fields = KINDS[type(told)].certain if fields is None else fields
     return [field for field in fields if getattr(row, field) != getattr(told, field)]
+
+
+def adapted_settings(weights: Mapping[str, Tensor], name: str) -> dict[str, object]:
+    """Settings in which weights differ from the registered row ``name`` that they are of, their classes too."""
+    told, row = told_spec(weights), model_spec(name)
+    if told is None or type(told) is not type(row):
+        return {}
+    fields = (*KINDS[type(told)].adapted, "num_classes")
+    return {field: getattr(told, field) for field in fields if getattr(told, field) != getattr(row, field)}
