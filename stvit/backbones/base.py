@@ -56,6 +56,11 @@ def stage_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return rates
 
 
+def in_space(strides: Sequence[int], factor: int) -> tuple[int, ...]:
+    """Strides whose last two, height and width, are multiplied."""
+    return (*strides[:-2], *(stride * factor for stride in strides[-2:]))
+
+
 class BackboneSpec(Protocol):
     """What the rows of all backbones say."""
 

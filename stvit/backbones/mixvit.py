@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from stvit.backbones.base import Backbone, FeatureInfo, pyramid, stage_rates
+from stvit.backbones.base import Backbone, FeatureInfo, in_space, pyramid, stage_rates
 from stvit.backbones.checks import check_axes, check_counts, check_odd, check_rates, check_stages
 from stvit.errors import UserError
 from stvit.layers.mixvit_block import MixViTBlock
@@ -195,10 +195,7 @@ class Head(nn.Module):
 def stage_infos(spec: MixViTSpec) -> FeatureInfo:
     """Channels and strides of the map after every stage."""
     names = [f"stages.{stage}.blocks.{depth - 1}" for stage, depth in enumerate(spec.depths)]
-    strides = [
-        (*spec.stem_stride[:-2], *(stride * 2 ** (stage + 1) for stride in spec.stem_stride[-2:]))
-        for stage in range(len(spec.depths))
-    ]
+    strides = [in_space(spec.stem_stride, 2 ** (stage + 1)) for stage in range(len(spec.depths))]
     return pyramid(names, spec.widths, strides)
 
 

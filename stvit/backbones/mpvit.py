@@ -15,7 +15,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from stvit.backbones.base import Backbone, init_linear, pyramid
+from stvit.backbones.base import Backbone, in_space, init_linear, pyramid, stage_rates
 from stvit.backbones.checks import check_axes, check_counts, check_odd, check_rates, check_stages
 from stvit.errors import UserError
 from stvit.layers.depthwise import depthwise_conv
@@ -61,9 +61,9 @@ class MPViT(Backbone[Tensor]):
         self.spec = spec
         stages = range(len(spec.depths))
         widths = [*spec.widths[1:], spec.widths[-1]]  # of the maps
-        patch = _spatial(spec.stem_stride, 2)
+        patch = in_space(spec.stem_stride, 2)
         self.feature_info = pyramid(
-            [f"stages.{stage}" for stage in stages], widths, [_spatial(patch, 2**stage) for stage in stages]
+            [f"stages.{stage}" for stage in stages], widths, [in_space(patch, 2**stage) for stage in stages]
         )
         self.num_features, self.num_classes = widths[-1], spec.num_classes
         self.stem = Stem(spec)
@@ -138,7 +138,7 @@ class Stem(nn.Sequential):
         width, one = spec.widths[0], (1,) * len(spec.kernel)
         super().__init__(
             ConvNorm(spec.in_channels, width // 2, spec.kernel, spec.stem_stride),
-            ConvNorm(width // 2, width, spec.kernel, _spatial(one, 2)),
+            ConvNorm(width // 2, width, spec.kernel, in_space(one, 2)),
         )
 
 
@@ -164,7 +164,7 @@ class Stage(nn.Module):
     def __init__(self, spec: MPViTSpec, stage: int) -> None:
         super().__init__()
         width, paths, one = spec.widths[stage], spec.paths[stage], (1,) * len(spec.kernel)
-        first = _spatial(one, 2) if stage else one
+        first = in_space(one, 2) if stage else one
         self.patch_embed = nn.ModuleList(
             PatchEmbed(width, spec.kernel, one if path else first) for path in range(paths)
         )
@@ -210,13 +210,13 @@ class Path(nn.Module):
 
     def __init__(self, spec: MPViTSpec, stage: int) -> None:
         super().__init__()
-        width, total, before = spec.widths[stage], sum(spec.depths), sum(spec.depths[:stage])
+        width = spec.widths[stage]
         kernels = [(*spec.kernel[:-2], side, side) for side in spec.position_kernels]
         self.cpe = ConvPositionEncoding(width, spec.kernel)
         self.crpe = ConvRelativePosition(width, spec.heads, kernels)
         self.blocks = nn.ModuleList(
-            Block(width, sum(spec.heads), spec.mlp_ratio, spec.drop_path * index / max(total - 1, 1))
-            for index in range(before, before + spec.depths[stage])
+            Block(width, sum(spec.heads), spec.mlp_ratio, rate)
+            for rate in stage_rates(spec.drop_path, spec.depths)[stage]
         )
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
@@ -253,11 +253,6 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.projection(x)
-
-
-def _spatial(stride: Sequence[int], factor: int) -> tuple[int, ...]:
-    """A stride with height and width multiplied."""
-    return (*stride[:-2], *(s * factor for s in stride[-2:]))
 
 
 def _init_conv(layer: nn.Module, outputs: int) -> None:
