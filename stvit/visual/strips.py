@@ -77,12 +77,22 @@ def animation(example: Example, milliseconds: int = 200) -> bytes:
     """
     scale = _enlargement(example.past, _GIF_FRAME)
     pages = _gif_pages(example, scale)
+    return encode_gif(pages, [milliseconds] * (len(pages) - 1) + [5 * milliseconds])
+
+
+def encode_gif(pages: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
+    """The bytes of a GIF file that repeats for ever; each page stays so long, and all share one palette."""
     palette = _shared_palette(pages)
     quantised = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     buffer = io.BytesIO()
-    times = [milliseconds] * (len(pages) - 1) + [5 * milliseconds]
     quantised[0].save(
-        buffer, format="GIF", save_all=True, append_images=quantised[1:], duration=times, loop=0, optimize=False
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=quantised[1:],
+        duration=list(milliseconds),
+        loop=0,
+        optimize=False,
     )
     return buffer.getvalue()
 
