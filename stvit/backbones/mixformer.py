@@ -9,7 +9,6 @@ there and the networks agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from stvit.backbones.base import Backbone, init_linear, pyramid
+from stvit.backbones.base import Backbone, in_space, init_linear, pyramid, stage_rates
 from stvit.backbones.checks import check_axes, check_counts, check_odd, check_rates, check_stages
 from stvit.errors import UserError
 from stvit.layers.mixing_attention import NORM_EPS, MixingAttention
@@ -63,8 +62,8 @@ class MixFormer(Backbone[Tensor]):
         check_spec(spec)
         self.spec = spec
         self.num_features, self.num_classes = spec.widths[-1], spec.num_classes
-        patch = _spatial(spec.stem_stride, 2)
-        strides = [_spatial(patch, 2**stage) for stage in range(len(spec.depths))]
+        patch = in_space(spec.stem_stride, 2)
+        strides = [in_space(patch, 2**stage) for stage in range(len(spec.depths))]
         ends = [f"stages.{stage}.blocks.{depth - 1}" for stage, depth in enumerate(spec.depths)]
         self.feature_info = pyramid(ends, spec.widths, strides)
         self.patch_embed = Stem(spec)
@@ -138,7 +137,7 @@ class Stem(nn.Module):
         self.stem = nn.Sequential(*layers)
         self.proj = halving(width, spec.widths[0], ndim)
         self.norm = nn.LayerNorm(spec.widths[0], eps=NORM_EPS)
-        self.patch = (*(1,) * (ndim - 2), *_spatial(spec.stem_stride, 2)[-2:])
+        self.patch = (*(1,) * (ndim - 2), *in_space(spec.stem_stride, 2)[-2:])
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -152,9 +151,8 @@ class Stage(nn.Module):
 
     def __init__(self, spec: MixFormerSpec, index: int) -> None:
         super().__init__()
-        width, first, total = spec.widths[index], sum(spec.depths[:index]), sum(spec.depths)
+        width, rates = spec.widths[index], stage_rates(spec.drop_path, spec.depths)[index]
         self.downsample = Downsample(spec.widths[index - 1], width, len(spec.window)) if index else nn.Identity()
-        rates = (spec.drop_path * (first + block) / max(total - 1, 1) for block in range(spec.depths[index]))
         self.blocks = nn.ModuleList(MixFormerBlock(spec, width, spec.heads[index], rate) for rate in rates)
 
 
@@ -251,8 +249,3 @@ def check_spec(spec: MixFormerSpec) -> None:
     check_rates(spec, "drop_path")
     if spec.head_width < 1:
         raise UserError(f"head_width={spec.head_width}: at least 1 is needed")
-
-
-def _spatial(strides: Sequence[int], factor: int) -> tuple[int, ...]:
-    """Strides whose last two, height and width, are multiplied."""
-    return (*strides[:-2], *(factor * stride for stride in strides[-2:]))

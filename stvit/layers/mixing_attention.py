@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stvit.errors import UserError
+from stvit.layers.attention import group_attention
 from stvit.layers.depthwise import depthwise
 from stvit.layers.nd import batch_norm, conv
 from stvit.layers.partition import merge, partition
@@ -44,7 +44,7 @@ class MixingAttention(nn.Module):
                 "heads must divide its half"
             )
         ndim, half = len(window), dim // 2
-        self.window, self.heads = tuple(window), heads
+        self.window = tuple(window)
         self.proj_attn = nn.Linear(dim, half)
         self.proj_attn_norm = nn.LayerNorm(half, eps=NORM_EPS)
         self.proj_cnn = nn.Linear(dim, dim)
@@ -99,11 +99,9 @@ class MixingAttention(nn.Module):
     def _attend_windows(self, qkv: Tensor, window: Sequence[int]) -> Tensor:
         """Attention in windows that divide the size; shorter ones in time use the same table of positions."""
         groups = partition(qkv, window)
-        count, tokens = groups.shape[1:3]
-        q, k, v = rearrange(groups, "b g n (three h d) -> three (b g) h n d", three=3, h=self.heads)
-        bias = self.rel_pos()[:, :tokens, :tokens].to(q.dtype).unsqueeze(0)  # a window's tokens begin with its frames
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return merge(rearrange(out, "(b g) h n d -> b g n (h d)", g=count), window, qkv.shape[2:])
+        tokens = groups.shape[2]
+        bias = self.rel_pos()[:, :tokens, :tokens]  # a window's tokens begin with those of its first frames
+        return merge(group_attention(groups, bias), window, qkv.shape[2:])
 
 
 def gate(dim: int, hidden: int, out: int, ndim: int) -> nn.Sequential:
