@@ -14,12 +14,12 @@ from collections.abc import Sequence
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy starts its threads
 
 import torch
-from benchmarks import moving_mnist, mvit, similarity
+from benchmarks import moving_mnist, mvit, similarity, video
 
 from stvit.cli import ArgumentParser, run
 
 # What can be measured; each module says how in ``measure`` and with which options in ``add_arguments``.
-SUBJECTS = {"data": moving_mnist, "metrics": similarity, "mvit": mvit}
+SUBJECTS = {"data": moving_mnist, "metrics": similarity, "mvit": mvit, "video": video}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
