@@ -35,7 +35,7 @@ class Predictor3DSpec:
     hidden_spatial: int = 64  # width of encoder and decoder
     encoder_depth: int = 2  # convolutions in encoder and in decoder; every second one halves or doubles the size
     mixing_width: int = 64  # after the mixing over time; of the image network's stage before the first one here
-    mixing_ratio: int = 2  # sums over time for each of these channels
+    mixing_groups: int = 2  # of channels, in the mixing over time inside the stages
     widths: tuple[int, ...] = (128, 256)  # of the translator's stages, each at half the size of the one before
     down_depths: tuple[int, ...] = (1, 1)  # blocks of each stage on the way down; the first one halves the size
     up_depths: tuple[int, ...] = (1, 1)  # and on the way up
@@ -57,6 +57,8 @@ class Predictor3DSpec:
 class MixFrames(nn.Module):
     """Each channel of each new frame as a learned sum over the given frames: ``(B, C, T, *size) -> (B, C, S, *size)``.
 
+    At first every new frame is the newest given one.
+
     Args:
         dim: channels C; each has sums of its own.
         in_frames, out_frames: T and S.
@@ -64,12 +66,8 @@ class MixFrames(nn.Module):
 
     def __init__(self, dim: int, in_frames: int, out_frames: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim, out_frames, in_frames) * in_frames**-0.5)
+        self.weight = nn.Parameter(torch.zeros(dim, out_frames, in_frames))
         self.bias = nn.Parameter(torch.zeros(dim, out_frames, 1))
-
-    def repeat_last_frame(self) -> None:
-        """Start from the newest of the frames at all times."""
-        nn.init.zeros_(self.weight)
         nn.init.ones_(self.weight[:, :, -1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,23 +75,33 @@ class MixFrames(nn.Module):
         return mixed.unflatten(3, x.shape[3:])
 
 
-class PastToFuture(nn.Module):
-    """Maps of the past to maps of the future, position by position: ``(B, in, T, H, W) -> (B, out, S, H, W)``.
+class MixTime(nn.Module):
+    """All frames and all channels of a group, position by position: ``(B, in, T, H, W) -> (B, out, S, H, W)``.
 
-    A 1x1 convolution to ``ratio`` times the new width, sums over time of its own for each channel, GELU, and another
-    1x1 convolution: how a place changes with time is clear before the first block.
+    Every frame and channel that comes out is a learned sum over all that go in; in groups, over those of its group.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, in_frames: int, out_frames: int, ratio: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, in_frames: int, out_frames: int, groups: int = 1) -> None:
         super().__init__()
+        self.out_frames = out_frames
         self.norm = nn.BatchNorm3d(in_dim, eps=BATCH_NORM_EPS)
-        self.expand = nn.Conv3d(in_dim, ratio * out_dim, 1)
-        self.mix = MixFrames(ratio * out_dim, in_frames, out_frames)
-        self.act = tanh_gelu()
-        self.project = nn.Conv3d(ratio * out_dim, out_dim, 1)
+        self.mix = nn.Conv2d(in_dim * in_frames, out_dim * out_frames, 1, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.act(self.mix(self.expand(self.norm(x)))))
+        return self.mix(self.norm(x).flatten(1, 2)).unflatten(1, (-1, self.out_frames))
+
+
+class PastToFuture(nn.Module):
+    """Maps of the past to maps of the future, position by position: ``(B, in, T, H, W) -> (B, out, S, H, W)``."""
+
+    def __init__(self, in_dim: int, out_dim: int, in_frames: int, out_frames: int) -> None:
+        super().__init__()
+        self.mix = MixTime(in_dim, out_dim, in_frames, out_frames)
+        self.act = tanh_gelu()
+        self.project = nn.Conv3d(out_dim, out_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.act(self.mix(x)))
 
 
 class Upsample(nn.Module):
@@ -133,13 +141,14 @@ class Stage(nn.Module):
 
         self.down_depth = spec.down_depths[index]
         self.blocks = nn.ModuleList(map(block, range(len(rates))))
+        self.mix = MixTime(dim, dim, spec.out_frames, spec.out_frames, spec.mixing_groups)
         self.up = Upsample(dim, above)
 
     def go_down(self, x: Tensor) -> Tensor:
         """``(B, above, S, 2 H, 2 W) -> (B, C, S, H, W)``."""
         for block in list(self.blocks)[: self.down_depth]:
             x = block(x)
-        return x
+        return x + self.mix(x)
 
     def go_up(self, x: Tensor) -> Tensor:
         """The way back."""
@@ -156,9 +165,7 @@ class Translator3D(nn.Module):
         depths = [down + up for down, up in zip(spec.down_depths, spec.up_depths, strict=True)]
         rates = np.linspace(0.0, spec.drop_path, sum(depths)).tolist()
         starts = np.cumsum([0, *depths]).tolist()
-        self.to_future = PastToFuture(
-            spec.hidden_spatial, spec.mixing_width, spec.in_frames, spec.out_frames, spec.mixing_ratio
-        )
+        self.to_future = PastToFuture(spec.hidden_spatial, spec.mixing_width, spec.in_frames, spec.out_frames)
         self.stages = nn.ModuleList(
             Stage(spec, i, rates[start : start + depth])
             for i, (start, depth) in enumerate(zip(starts, depths, strict=False))
@@ -193,7 +200,6 @@ class MixViT3DPredictor(Model):
         self.encoder = Encoder(bands, spec.hidden_spatial, spec.encoder_depth)
         self.translator = Translator3D(spec)
         self.skip = MixFrames(spec.hidden_spatial, spec.in_frames, spec.out_frames)
-        self.skip.repeat_last_frame()
         self.decoder = Decoder(spec.hidden_spatial, spec.channels, spec.encoder_depth)
 
     def forward(self, frames: Tensor, out_frames: int | None = None) -> Tensor:
@@ -238,3 +244,6 @@ def check_3d_spec(spec: Predictor3DSpec) -> None:
     for name in ("down_depths", "up_depths", "channel_heads"):
         if len(getattr(spec, name)) != stages or not stages:
             raise UserError(f"{name}={getattr(spec, name)}: one number a stage is needed, and widths has {stages}")
+    for width in spec.widths:
+        if width % spec.mixing_groups:
+            raise UserError(f"width {width} cannot be cut into mixing_groups={spec.mixing_groups}")

@@ -12,7 +12,7 @@ from stvit.checkpoint.layouts import mixvit
 from stvit.engine.flops import count_macs
 from stvit.errors import UserError
 from stvit.inflation_predictor import inflate_into_predictor, inflate_predictor_weights
-from stvit.predictors.mixvit3d import MixFrames, MixViT3DPredictor
+from stvit.predictors.mixvit3d import MixFrames, MixTime, MixViT3DPredictor
 
 SMALL = {
     "hidden_spatial": 4,
@@ -124,6 +124,7 @@ def test_frames_of_another_number_and_zero_future_frames_are_refused() -> None:
         ({"dim_head": 3}, "dim_head must divide the width"),
         ({"channel_heads": (3, 2)}, "8 channels cannot be shared by 3 channel heads"),
         ({"drop_path": 1.0}, "drop_path=1.0: a probability"),
+        ({"mixing_groups": 3}, "width 8 cannot be cut into mixing_groups=3"),
         ({"window": (2, 2, 2)}, r"window=\(2, 2, 2\): 2 values are needed"),
     ],
 )
@@ -137,7 +138,7 @@ def test_impossible_settings_are_refused(changes: dict[str, object], message: st
 
 def test_it_costs_no_more_than_the_published_predictor() -> None:
     model = stvit.create_model("mixvit3d_predictor")
-    assert sum(p.numel() for p in model.parameters()) == 8_063_321
+    assert sum(p.numel() for p in model.parameters()) == 12_547_673
     assert sum(count_macs(model, torch.zeros(1, 10, 1, 64, 64)).values()) < 14.0e9
 
 
@@ -147,12 +148,22 @@ def test_all_parameters_learn() -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_mixing_starts_from_the_newest_frame_where_told() -> None:
+def test_skips_start_from_the_newest_frame_and_learn_any_sum_over_frames() -> None:
     mixing, x = MixFrames(4, 3, 2), torch.rand(2, 4, 3, 5, 6)
-    want = torch.einsum("cst,bcthw->bcshw", mixing.weight, x)
-    torch.testing.assert_close(mixing(x), want)
-    mixing.repeat_last_frame()
     torch.testing.assert_close(mixing(x), x[:, :, -1:].expand(-1, -1, 2, -1, -1))
+    torch.nn.init.normal_(mixing.weight)
+    torch.testing.assert_close(mixing(x), torch.einsum("cst,bcthw->bcshw", mixing.weight, x))
+
+
+def test_mixing_over_time_keeps_places_and_groups_of_channels_apart() -> None:
+    mixing = MixTime(4, 6, 3, 2, groups=2).eval()
+    x = torch.rand(1, 4, 3, 5, 5, requires_grad=True)
+    future = mixing(x)
+    assert future.shape == (1, 6, 2, 5, 5)
+    (gradient,) = torch.autograd.grad(future[0, 0, 1, 2, 3], x)  # one channel of the first group, one frame, one place
+    seen = gradient[0].abs() > 0
+    assert seen[:2, :, 2, 3].all()
+    assert seen.sum() == 2 * 3
 
 
 def test_drop_path_grows_over_the_blocks() -> None:
@@ -191,8 +202,8 @@ def test_most_of_the_translator_comes_from_mixvit_t() -> None:
     weights = {key: torch.zeros(weight.shape) for key, weight in image.state_dict().items()}
     inflated = inflate_predictor_weights(weights, model.to_empty(device="cpu"))
     carried = sum(own[key].numel() for key in own if key not in inflated.new)
-    assert carried / sum(parameter.numel() for parameter in own.values()) > 0.9
-    assert str(inflated).endswith("7.63 M of the translator's 7.83 M parameters are the image network's (97 %)")
+    assert carried / sum(parameter.numel() for parameter in own.values()) > 0.5
+    assert str(inflated).endswith("7.63 M of the translator's 12.32 M parameters are the image network's (62 %)")
 
 
 def test_a_block_of_the_translator_gives_a_still_clip_the_features_of_the_image_networks_block() -> None:
