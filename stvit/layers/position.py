@@ -77,7 +77,8 @@ def _resize_plane(table: Tensor, size: Sequence[int]) -> Tensor:
     window = tuple((side + 1) // 2 for side in size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, of how timm indexes
-        return resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type]
+        resized = resize_rel_pos_bias_table(table, window, (table.shape[0], *size))  # type: ignore[arg-type]
+    return resized.reshape(table.shape[0], *size)  # timm 1.0.15 lays the heads below each other
 
 
 class ConvPositionEncoding(nn.Module):

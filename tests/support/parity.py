@@ -26,7 +26,7 @@ class Fixture:
 
 
 def synthetic(key: str, shape: list[int]) -> np.ndarray:
-    """The float32 array of the checkpoint entry ``key``, seeded by its name."""
+    """The array of the checkpoint entry ``key``, seeded by its name."""
     z = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape)).astype(np.float32)
     leaf = key.rsplit(".", 1)[-1]
     if leaf == "running_var":
@@ -37,7 +37,7 @@ def synthetic(key: str, shape: list[int]) -> np.ndarray:
         return 0.2 * z
     if z.ndim <= 1:
         return 0.05 * z if leaf.endswith("bias") else 1 + 0.1 * z
-    return z / np.sqrt(np.prod(shape[1:]))
+    return z.astype(np.float64) / np.sqrt(np.prod(shape[1:]))  # as numpy 2 does by itself
 
 
 def load(name: str) -> Fixture:
