@@ -12,8 +12,8 @@ IMAGE = {**MVIT, "input_size": (64, 64)}
 CLIP = {**MVIT, "input_size": (4, 64, 64), "head_dropout": 0.0}
 
 MIXVIT = {
-    **{"widths": (8, 16, 16, 32), "depths": (1, 1, 1, 1), "stem_width": 8, "dim_head": 8, "channel_heads": (2, 2, 4, 4)},
-    **{"head_hidden": 16, "num_classes": 5, "drop_path": 0.0},
+    **{"widths": (8, 16, 16, 32), "depths": (1, 1, 1, 1), "stem_width": 8, "dim_head": 8},
+    **{"channel_heads": (2, 2, 4, 4), "head_hidden": 16, "num_classes": 5, "drop_path": 0.0},
 }
 
 MPVIT = {"widths": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "paths": (2, 1, 1, 1), "num_classes": 5, "drop_path": 0.0}
