@@ -85,6 +85,12 @@ def settings(name: str, words: Sequence[str]) -> CfgNode:
     return load_config(str(CONFIG), ["MODEL.NAME", name, *words])
 
 
+def network(cfg: CfgNode) -> nn.Module:
+    """The model of a configuration, with fresh weights."""
+    name, arguments = model_settings(cfg)
+    return create_model(name, checkpoint=None, **arguments)  # type: ignore[arg-type]
+
+
 # ---- Training -----------------------------------------------------------------------------------------------------
 
 
@@ -95,16 +101,21 @@ class TimedPrediction(MovingMNISTPrediction):
         super().__init__(cfg, world)
         self._start = time.process_time() - spent
 
+    @property
+    def spent(self) -> float:
+        """Seconds of processor time that training took so far, in earlier processes too."""
+        return time.process_time() - self._start
+
     @torch.no_grad()
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """All metrics, and ``cpu_s``, in which the time of validation does not count."""
-        began = time.process_time()
+        began, spent = time.process_time(), self.spent
         model.eval()
         metrics = FrameMetrics()
         for batch in stop.between(self.eval_batches(self.splits.val)):
             past, future = self.past_and_future(batch)
             metrics.update(model(past, self.frames_out), future)
-        values = metrics.compute() | {"cpu_s": began - self._start}
+        values = metrics.compute() | {"cpu_s": spent}
         self._start += time.process_time() - began
         return values
 
@@ -113,12 +124,17 @@ def study(arm: str, folder: Path, words: Sequence[str]) -> None:
     """Train one network, or what is left of its epochs."""
     cfg = settings(f"{arm}_mini", [*words, "OUTPUT_DIR", str(folder)])
     seed_everything(cfg.RNG_SEED, cfg.DETERMINISTIC)
-    name, arguments = model_settings(cfg)
-    model = create_model(name, **arguments)
-    spent = max((line["cpu_s"] for line in read_curve(folder)), default=0.0)
-    task = TimedPrediction(cfg, ALONE, spent)
-    with stop_on_signals(ALONE) as stop:
-        train(cfg, model, task, ALONE, stop)
+    clock = folder / "seconds.txt"  # up to a stop between two validations
+    known = [line["cpu_s"] for line in read_curve(folder)]
+    known += [float(clock.read_text())] if clock.exists() else []
+    task = TimedPrediction(cfg, ALONE, max(known, default=0.0))
+    model = network(cfg)
+    try:
+        with stop_on_signals(ALONE) as stop:
+            train(cfg, model, task, ALONE, stop)
+    finally:
+        if folder.is_dir():
+            replace_files({clock: f"{task.spent:.3f}".encode()})
 
 
 def read_curve(folder: Path) -> Curve:
@@ -133,8 +149,7 @@ def read_curve(folder: Path) -> Curve:
 
 def cost(cfg: CfgNode) -> dict[str, float]:
     """Parameters in millions and GMACs of one sequence."""
-    name, arguments = model_settings(cfg)
-    model = create_model(name, **arguments)
+    model = network(cfg)
     side = cfg.MOVING_MNIST.IMAGE_SIZE
     macs = count_macs(model, torch.zeros(1, cfg.MOVING_MNIST.FRAMES_IN, 1, side, side))
     return {"params_m": sum(p.numel() for p in model.parameters()) / 1e6, "gmacs": sum(macs.values()) / 1e9}
@@ -145,8 +160,7 @@ def full_size(arm: str, steps: int, words: Sequence[str]) -> str:
     size = ["MOVING_MNIST.IMAGE_SIZE", "64", "MOVING_MNIST.DIGIT_SIZE", "28", "TRAIN.BATCH_SIZE", str(FULL_BATCH)]
     cfg = settings(arm, [*words, *size, "MOVING_MNIST.TRAIN_SEQUENCES", str(FULL_BATCH * (steps + 1))])
     seed_everything(cfg.RNG_SEED, cfg.DETERMINISTIC)
-    name, arguments = model_settings(cfg)
-    model = create_model(name, **arguments).train()
+    model = network(cfg).train()
     task = MovingMNISTPrediction(cfg, ALONE)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     losses, began = [], time.process_time()

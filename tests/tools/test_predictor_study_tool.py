@@ -10,12 +10,14 @@ from tool_calls import ToolCall
 
 from stvit.engine.distributed import ALONE
 from stvit.engine.signals import stop_on_signals
+from stvit.errors import UserError
 from stvit.registry import create_model
 
 SETTINGS = [
     *("MOVING_MNIST.DIGITS", "sklearn", "MOVING_MNIST.FRAMES_IN", 2, "MOVING_MNIST.FRAMES_OUT", 2),
     *("MOVING_MNIST.TRAIN_SEQUENCES", 2, "MOVING_MNIST.VAL_SEQUENCES", 2, "MOVING_MNIST.TEST_SEQUENCES", 2),
     *("SOLVER.MAX_EPOCH", 2, "TRAIN.BATCH_SIZE", 2, "LOG_PERIOD", 1),
+    *("MOVING_MNIST.IMAGE_SIZE", 24, "MOVING_MNIST.DIGIT_SIZE", 12),
 ]
 
 
@@ -42,6 +44,26 @@ def test_networks_are_trained_and_measured_after_every_epoch(study: ToolCall, tm
     status, again, _ = study(*words)  # nothing is left to do
     assert (status, again.partition("| network")[2]) == (0, table.partition("| network")[2])
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
+
+
+def test_a_run_that_was_stopped_goes_on_with_its_clock(
+    study: ToolCall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--data", tmp_path, "--output", tmp_path / "out", *SETTINGS, "--only", "mixvit3d_predictor"]
+    train = study.module.train
+
+    def stopped(*arguments: object) -> None:
+        train(*arguments)
+        raise UserError("stopped")
+
+    monkeypatch.setattr(study.module, "train", stopped)
+    assert study(*words)[0] == 2
+    clock = tmp_path / "out" / "mixvit3d_predictor" / "seconds.txt"
+    clock.write_text("500")
+    spent: list[float] = []
+    monkeypatch.setattr(study.module, "train", lambda cfg, model, task, *rest: spent.append(task.spent))
+    assert study(*words)[0] == 0
+    assert 500 <= spent[0] < float(clock.read_text()) < 510
 
 
 def test_the_small_network_costs_no_more_than_the_published_one_made_small(study: ToolCall) -> None:
