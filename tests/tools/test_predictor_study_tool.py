@@ -29,10 +29,10 @@ def study(capsys: pytest.CaptureFixture[str]) -> ToolCall:
 def test_networks_are_trained_and_measured_after_every_epoch(study: ToolCall, tmp_path: Path) -> None:
     words = ["--data", tmp_path, "--output", tmp_path / "out", *SETTINGS]
     assert study(*words, "--only", "mixvit3d_predictor")[0] == 0
-    status, table, error = study(*words)  # the other one, too
+    status, table, error = study(*words)  # the others, too
     assert status == 0, error
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert tuple(results) == study.module.ARMS
+    assert list(results) == list(study.module.ARMS)
     for arm, result in results.items():
         assert [line["epoch"] for line in result["curve"]] == [1, 2]
         first, second = (line["cpu_s"] for line in result["curve"])
@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_clock(
 
 
 def test_the_small_network_costs_no_more_than_the_published_one_made_small(study: ToolCall) -> None:
-    costs = [study.module.cost(study.module.settings(f"{arm}_mini", [])) for arm in study.module.ARMS]
+    costs = [study.module.cost(study.module.settings(f"{name}_mini", [])) for name in study.module.FULL_SIZE]
     assert costs[1]["gmacs"] <= costs[0]["gmacs"]
     assert costs[1]["params_m"] <= costs[0]["params_m"]
 
