@@ -27,10 +27,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from stvit.backbones.base import Backbone
 from stvit.checkpoint import model_from_checkpoint
+from stvit.checkpoint.fit import model_title
 from stvit.cli import ArgumentParser, run
 from stvit.datasets.frame_sources import read_frames
 from stvit.datasets.image_folder import read_image
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def built(name: str | None, checkpoint: str | None) -> Backbone[object]:
     """The network, with the weights of the checkpoint or, without one, random ones that are the same each time."""
     torch.manual_seed(0)
+    model: nn.Module
     if name is not None:
         model = create_model(name, checkpoint=checkpoint)
     elif checkpoint is not None:
@@ -82,7 +84,9 @@ def built(name: str | None, checkpoint: str | None) -> Backbone[object]:
     else:
         raise UserError("neither --checkpoint nor --model is given: name a checkpoint, or a model for random weights")
     if not isinstance(model, Backbone):
-        raise UserError(f"{model.model_name} classifies nothing: class activation maps are of image and clip networks")
+        raise UserError(
+            f"{model_title(model)} classifies nothing: class activation maps are of image and clip networks"
+        )
     return model
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from benchmarks.timing import median_seconds
@@ -24,11 +26,11 @@ def measure(args: argparse.Namespace) -> None:
     """Video: clips per second of one network of each family beside mvitv2_small_16x4, one thread, float32."""
     names = list(dict.fromkeys([BESIDE, *args.models]))
     costs = {name: model_cost(name) for name in names}
-    contestants = {}
+    contestants: dict[str, Callable[[], object]] = {}
     for name in names:
         model = stvit.create_model(name).eval()
         x = torch.randn(input_shape(model.preprocessing, None, name))
-        contestants[name] = lambda model=model, x=x: infer(model, x)
+        contestants[name] = partial(infer, model, x)
     seconds = median_seconds(contestants, args.rounds)
     print(f"inference, batch 1, float32, {torch.get_num_threads()} thread, CPU time, medians of {args.rounds} in turns")
     print(f"{'':26}{'input':>18}{'params M':>10}{'GMACs':>9}{'clips/s':>9}{'GMAC/s':>8}  times {BESIDE}")
