@@ -47,7 +47,7 @@ ARMS: dict[str, tuple[str, ...]] = {  # name -> model and what differs from the 
 }
 FULL_SIZE = ("mixvit_predictor", "mixvit3d_predictor")
 SHOWN = ("mse", "mae", "ssim", "psnr")
-FULL_BATCH = 16
+FULL_BATCH = 4
 
 Curve = list[dict[str, float]]  # after each epoch: epoch, cpu_s and the metrics
 
