@@ -52,7 +52,8 @@ def save_paddle(path: str | PathLike[str], weights: Mapping[str, Tensor]) -> Non
 
     The names and layouts are to be Paddle's, as :func:`stvit.checkpoint.convert` gives them.
     """
-    arrays = {}
+    # By the table, readers tell the weights of a network: Paddle makes tensors of what it names, we bfloat16 of uint16.
+    arrays: dict[str, object] = {NAME_TABLE: {key: key for key in weights}}
     for key, tensor in weights.items():
         tensor = tensor.detach().cpu().contiguous()
         arrays[key] = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
