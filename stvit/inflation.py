@@ -112,8 +112,7 @@ def inflate_state_dict(
             kinds["new"].append(key)
             weights[key] = _new(key, shape, family, state_dict, base)
         else:
-            kind = "copied" if weight is source else "inflated" if weight.ndim > source.ndim else "interpolated"
-            kinds[kind].append(key)
+            kinds[_outcome(key, source, weight)].append(key)
             weights[key] = weight
     breaks = family.breaks(spec2d, spec3d, rule)
     if kinds["interpolated"]:
@@ -231,6 +230,10 @@ def _known() -> str:
     return ", ".join(kind.__name__.removesuffix("Spec") for kind in FAMILIES)
 
 
+def _kind(spec: BackboneSpec) -> str:
+    return type(spec).__name__.removesuffix("Spec")
+
+
 def _shapes(family: Family, spec: BackboneSpec) -> dict[str, torch.Size]:
     """Names and shapes of a network's weights, from its skeleton."""
     with torch.device("meta"):
@@ -254,6 +257,9 @@ def _check_rows(family: Family, spec2d: BackboneSpec, spec3d: BackboneSpec) -> N
     sizes = [len(spec.input_size) for spec in (spec2d, spec3d)]
     if sizes != [2, 3]:
         raise UserError(f"weights are inflated from a 2D row into a 3D row, not from {sizes[0]}D into {sizes[1]}D")
+    kinds = [_kind(spec) for spec in (spec2d, spec3d)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"the 2D network is a {kinds[0]} and the 3D one a {kinds[1]}: inflate into a {kinds[0]}")
     differing = [
         f"{name} {getattr(spec2d, name)} instead of {getattr(spec3d, name)}"
         for name in family.structure
@@ -281,6 +287,15 @@ def _check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Siz
             raise UserError(
                 f"the 2D weight {key} is {tuple(got)}, its row says {tuple(shape)}: give the row of the file"
             )
+
+
+def _outcome(key: str, source: Tensor, weight: Tensor) -> str:
+    """What became of a weight; a table that is resized in space is no longer the image network's, grown or not."""
+    if weight is source:
+        return "copied"
+    if weight.ndim == source.ndim or (key.endswith(BIAS_TABLE) and weight.shape[2:] != source.shape[1:]):
+        return "interpolated"
+    return "inflated"
 
 
 def _new(

@@ -6,7 +6,8 @@ from parity import relative_error
 from shrunken import SHRUNKEN, build
 
 import stvit
-from stvit.inflation import inflate, inflate_spec
+from stvit.errors import UserError
+from stvit.inflation import inflate, inflate_into, inflate_spec
 from stvit.registry import list_models, model_spec
 
 FAMILIES = ["mixvit_t_224", "mpvit_tiny", "mixformer_b1"]
@@ -85,6 +86,26 @@ def test_weights_for_other_windows_are_resized_and_the_report_says_that_the_law_
     notes = " ".join(stvit.load_checkpoint(video, image.state_dict()).notes)
     assert "still-video law does not hold: window 2x2 instead of 4x4" in notes
     assert max(errors(video, image, 8, (64, 64))) > 1e-4
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_tables_that_are_resized_and_grow_in_time_are_reported_as_resized(name):
+    image, video = build(name, window=(3, 3)), build(f"{name}_16f")
+    report = stvit.load_checkpoint(video, image.state_dict())
+    assert set(report.interpolated) == {key for key in video.state_dict() if key.endswith("rel_pos.table")}
+    assert not set(report.interpolated) & set(report.inflated)
+    assert "tables of positions are resized" in " ".join(report.notes)
+    assert not stvit.load_checkpoint(video, build(name, window=video.spec.window[1:]).state_dict()).interpolated
+
+
+@pytest.mark.parametrize(("image", "video"), [("mixvit_t_224", "mixformer_b1_16f"), ("mpvit_tiny", "mvitv2_tiny_16f")])
+def test_weights_of_another_kind_of_network_are_refused_by_name(image, video):
+    image, video = build(image), build(video)
+    kinds = f"a {type(image).__name__} and the 3D one a {type(video).__name__}"
+    with pytest.raises(UserError, match=kinds):
+        inflate_into(video, image)
+    with pytest.raises(UserError, match=f"a {type(image).__name__} and the model is a {type(video).__name__}"):
+        stvit.load_checkpoint(video, image.state_dict())
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from stvit.checkpoint import fetch
 from stvit.checkpoint.fit import fit, head_names, model_title
 from stvit.checkpoint.layouts import Layout, detect, mvit
 from stvit.checkpoint.reader import read_checkpoint
-from stvit.checkpoint.recognise import registered_name
+from stvit.checkpoint.recognise import registered_name, told_spec
 from stvit.checkpoint.recognise.mvit import key_strides
 from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
@@ -290,8 +290,13 @@ def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -
         return None
     from stvit.inflation import image_spec, inflate_state_dict  # it builds models, whose registry imports this package
 
-    spec = network.spec
-
+    spec, told = network.spec, told_spec(weights)
+    if told is not None and type(told) is not type(spec):
+        theirs, ours = (type(row).__name__.removesuffix("Spec") for row in (told, spec))
+        raise UserError(
+            f"{subject} does not fit {model_title(network)}: it is of a {theirs} and the model is a {ours}, create the "
+            f"{theirs} to inflate it into"
+        )
     present = network.state_dict()
     try:
         done = inflate_state_dict(weights, image_spec(weights, spec), spec, base=present)

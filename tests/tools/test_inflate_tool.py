@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shrunken import build
 from tool_calls import ToolCall
 
 import stvit
@@ -18,6 +19,7 @@ def folder(tmp_path_factory):
     save_checkpoint(folder / "small.pt", pack_model(stvit.create_model("mvitv2_tiny", **SHRUNKEN)))
     published = stvit.create_model("mvitv2_tiny", num_classes=3).state_dict()
     torch.save({"model_state": published, "epoch": 300}, folder / "MViTv2_T.pyth")
+    save_checkpoint(folder / "mixvit.pt", pack_model(build("mixvit_t_224")))
     save_checkpoint(folder / "predictor.pt", pack_model(stvit.create_model("mixvit_predictor_mini")))
     (folder / "text.pt").write_text("no checkpoint")
     return folder
@@ -76,6 +78,7 @@ def test_a_published_file_is_recognised_and_agrees_with_loading_it_directly(fold
         ("small.pt", "mvitv2_tiny", "--model mvitv2_tiny is no video classifier"),
         ("small.pt", "mixvit_predictor", "--model mixvit_predictor is no video classifier"),
         ("small.pt", "mvitv2_small_16x4", "small.pt (of mvitv2_tiny) cannot become mvitv2_small_16x4: the 2D network"),
+        ("mixvit.pt", "mixformer_b0_16f", "a MixViT and the 3D one a MixFormer: inflate into a MixViT"),
         ("predictor.pt", "mvitv2_tiny_16f", "predictor.pt is of mixvit_predictor_mini, which is no image network"),
         ("video.pt", "mvitv2_tiny_16f", "video.pt is of mvitv2_tiny_16f, which is no image network"),
     ],
