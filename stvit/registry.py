@@ -77,9 +77,10 @@ def model_weights(name: str) -> tuple[Weights, ...]:
     return _MODELS[name].weights
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Registered model names that match an fnmatch pattern, sorted."""
-    return sorted(fnmatch.filter(_MODELS, pattern))
+def list_models(pattern: str | Sequence[str] = "*") -> list[str]:
+    """Registered model names that match an fnmatch pattern, or one of several, sorted."""
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    return sorted({name for one in patterns for name in fnmatch.filter(_MODELS, one)})
 
 
 def model_spec(name: str, **overrides: object) -> Spec:
@@ -96,7 +97,8 @@ def model_spec(name: str, **overrides: object) -> Spec:
         if key not in known:
             raise UserError(f"model {name!r} has no setting {key!r}{nearest(key, known)}")
     kinds = get_type_hints(type(spec))
-    return dataclasses.replace(spec, **{key: _checked(key, value, kinds[key]) for key, value in overrides.items()})
+    checked = {key: _checked(key, value, kinds[key], getattr(spec, key)) for key, value in overrides.items()}
+    return dataclasses.replace(spec, **checked)
 
 
 def model_preprocessing(name: str, **overrides: object) -> Preprocessing:
@@ -112,14 +114,14 @@ def model_preprocessing(name: str, **overrides: object) -> Preprocessing:
 _KINDS = {int: "a whole number", float: "a number", str: "a name", bool: "True or False"}
 
 
-def _checked(key: str, value: object, kind: object) -> object:
+def _checked(key: str, value: object, kind: object, present: object = None) -> object:
     """The value as the row has it: a list stands for a tuple, a whole number for a float; UserError for other types."""
     if get_origin(kind) is tuple:
         items = get_args(kind)
         if items[-1] is Ellipsis:  # of any length, the network checks which fit together
             if isinstance(value, list | tuple):
                 return tuple(_checked(key, v, items[0]) for v in value)
-            raise UserError(f"{key}={value!r}: a list is needed, each entry {_KINDS.get(items[0], 'as in the row')}")
+            raise UserError(f"{key}={value!r}: a list is needed, such as {present}")
         if isinstance(value, list | tuple) and len(value) == len(items):
             return tuple(_checked(key, v, k) for v, k in zip(value, items, strict=True))
         raise UserError(

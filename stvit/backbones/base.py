@@ -93,6 +93,7 @@ class Backbone(Model, Generic[S]):
     num_features: int
     num_classes: int
     feature_info: FeatureInfo
+    _one_graph_a_size = False  # whether the compiler is to take sizes as constants, see hold_size
     _checkpointing = False
     _frozen_batch_norm = False
 
@@ -119,6 +120,14 @@ class Backbone(Model, Generic[S]):
     @abstractmethod
     def forward_stages(self, x: Tensor, count: int) -> tuple[list[Tensor], S]:
         """Maps ``(B, C, *grid)`` after the first ``count`` stages, not normalised, and what goes on from there."""
+
+    def map_for_dense(self, index: int, features: Tensor) -> Tensor:
+        """The map of a stage as dense networks get it: as it is, unless the family has a norm for each map."""
+        return features
+
+    def parameters_of_map(self, index: int) -> list[nn.Parameter]:
+        """What :meth:`map_for_dense` learns for one stage."""
+        return []
 
     @abstractmethod
     def forward_final(self, state: S) -> Tensor:
@@ -158,15 +167,20 @@ class Backbone(Model, Generic[S]):
         maps, state = self.forward_stages(x, chosen[-1] + 1 if intermediates_only else stages)
         if norm and stages - 1 in chosen:
             maps[-1] = self.norm_map(maps[-1])
-        picked = [maps[index] for index in chosen]
+        picked = [self.map_for_dense(index, maps[index]) for index in chosen]
         return picked if intermediates_only else (self.forward_final(state), picked)
 
     def get_classifier(self) -> nn.Module:
         """The layer that gives logits."""
         return cast(Head, self.head).projection
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace it by a fresh one for so many classes; 0 takes it away."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace it by a fresh one for so many classes; 0 takes it away.
+
+        ``global_pool`` is there for timm's sake: the published pooling is the only one.
+        """
+        if global_pool is not None:
+            raise UserError(f"global_pool={global_pool!r}: the pooling is the published one, leave it out")
         old = next(self.parameters())
         fresh = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
         self.init_classifier(fresh)
@@ -217,7 +231,15 @@ class Backbone(Model, Generic[S]):
         return self
 
     def check_input(self, x: Tensor) -> None:
-        """Raise :class:`UserError` for an input of other axes or channels."""
+        """Raise :class:`UserError` for an input of other axes, channels or type."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            name = getattr(self, "model_name", type(self).__name__)
+            raise UserError(
+                f"{name} takes a tensor of floats, pixels normalised as model.preprocessing says, not {kind}"
+            )
+        if self._one_graph_a_size and torch.compiler.is_compiling():
+            hold_size(x)
         if x.ndim != 2 + len(self.spec.input_size) or x.shape[1] != self.spec.in_channels:
             axes = "(B, C, H, W)" if len(self.spec.input_size) == 2 else "(B, C, T, H, W)"
             raise UserError(
@@ -228,6 +250,15 @@ class Backbone(Model, Generic[S]):
     @abstractmethod
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Regular expressions that put parameters into layers by depth, for timm's layer-wise learning rates."""
+
+
+def hold_size(x: Tensor) -> None:
+    """Make the compiler take the sides of a map as constants, for one graph a size; the batch may still vary.
+
+    Sizes of later maps are roundings up of roundings up, over which its symbolic arithmetic would sit for minutes.
+    """
+    for side in x.shape[2:]:
+        _ = [None] * side  # a list cannot be of unknown length
 
 
 class _BatchStatistics:
@@ -270,6 +301,8 @@ def stage_indices(indices: int | Sequence[int] | None, stages: int) -> list[int]
     if indices is None:
         return list(range(stages))
     chosen = list(range(stages))[-indices:] if isinstance(indices, int) else list(indices)
+    if not all(isinstance(index, int) for index in chosen) or len(set(chosen)) < len(chosen):
+        raise UserError(f"stages {chosen} were asked for: give each number from 0 to {stages - 1} once at most")
     for index in chosen:
         if not -stages <= index < stages:
             raise UserError(f"stage {index} was asked for, and stages go from 0 to {stages - 1}")
@@ -293,17 +326,22 @@ class FeatureMaps(Model):
         self.network = network
         self.out_indices = stage_indices(out_indices, len(network.feature_info))
         self.feature_info = FeatureInfo(network.feature_info[index] for index in self.out_indices)
-        for parameter in network.parameters_after(self.out_indices[-1] + 1):
-            parameter.requires_grad_(False)
+        unneeded = self.unneeded()
+        for name, parameter in network.named_parameters():
+            if name in unneeded:
+                parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps, _ = self.network.forward_stages(x, self.out_indices[-1] + 1)
-        return [maps[index] for index in self.out_indices]
+        return [self.network.map_for_dense(index, maps[index]) for index in self.out_indices]
 
     def unneeded(self) -> set[str]:
         """Names of the network's parameters that no map depends on."""
-        after = {id(parameter) for parameter in self.network.parameters_after(self.out_indices[-1] + 1)}
-        return {name for name, parameter in self.network.named_parameters() if id(parameter) in after}
+        unneeded = self.network.parameters_after(self.out_indices[-1] + 1)
+        for index in range(len(self.network.feature_info)):
+            unneeded += [] if index in self.out_indices else self.network.parameters_of_map(index)
+        ids = {id(parameter) for parameter in unneeded}
+        return {name for name, parameter in self.network.named_parameters() if id(parameter) in ids}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See :class:`Backbone`."""

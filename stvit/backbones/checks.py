@@ -13,8 +13,13 @@ def check_axes(spec: BackboneSpec, *names: str) -> None:
         raise UserError(f"input_size={spec.input_size}: (H, W) for images or (frames, H, W) for clips is needed")
     for name in names:
         value = getattr(spec, name)
-        if len(value) != ndim or min(value) < 1:
-            raise UserError(f"{name}={value}: {ndim} numbers of at least 1 are needed, as input_size={spec.input_size}")
+        if len(value) != ndim:
+            raise UserError(
+                f"input_size={spec.input_size} has {ndim} axes and {name}={value} has {len(value)}: images have "
+                "(H, W), without their channels, and clips (frames, H, W)"
+            )
+        if min(value) < 1:
+            raise UserError(f"{name}={value}: {ndim} numbers of at least 1 are needed")
 
 
 def check_odd(spec: BackboneSpec, *names: str) -> None:
@@ -31,11 +36,12 @@ def check_counts(spec: BackboneSpec) -> None:
     )
     if not depths or min(depths) < 1:
         raise UserError(f"depths={depths}: every stage needs at least one block")
-    if channels < 1 or classes < 0 or ratio <= 0:
-        raise UserError(
-            f"in_channels={channels}, num_classes={classes}, mlp_ratio={ratio}: "
-            "at least 1, at least 0 and above 0 are needed"
-        )
+    if channels < 1:
+        raise UserError(f"in_channels={channels}: at least 1 is needed")
+    if classes < 0:
+        raise UserError(f"num_classes={classes}: at least 0 is needed, which leaves the classifier out")
+    if ratio <= 0:
+        raise UserError(f"mlp_ratio={ratio}: a number above 0 is needed")
 
 
 def check_stages(spec: BackboneSpec, *names: str) -> None:

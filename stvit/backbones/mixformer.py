@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -56,6 +55,7 @@ class MixFormer(Backbone[Tensor]):
     """
 
     spec: MixFormerSpec
+    _one_graph_a_size = True
 
     def __init__(self, spec: MixFormerSpec) -> None:
         super().__init__()
@@ -140,8 +140,6 @@ class Stem(nn.Module):
         self.patch = (*(1,) * (ndim - 2), *in_space(spec.stem_stride, 2)[-2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            hold_size(x)
         x = self.proj(self.stem(pad_to_windows(x, self.patch)))
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
@@ -209,15 +207,6 @@ class MixFormerHead(nn.Module):
         """A map ``(B, dim, *grid)`` to logits, or with ``pre_logits`` to what the classifier sees."""
         x = F.gelu(self.hidden(x.flatten(2).mT)).mean(1)
         return x if pre_logits else self.projection(x)
-
-
-def hold_size(x: Tensor) -> None:
-    """Make the compiler take the sides of a map as constants, for one graph a size; the batch may still vary.
-
-    Sizes of later maps are roundings up of roundings up, over which its symbolic arithmetic would sit for minutes.
-    """
-    for side in x.shape[2:]:
-        _ = [None] * side  # a list cannot be of unknown length
 
 
 def halving(dim: int, dim_out: int, ndim: int) -> nn.Module:

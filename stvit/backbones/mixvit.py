@@ -57,6 +57,7 @@ class MixViT(Backbone[Tensor]):
     """
 
     spec: MixViTSpec
+    _one_graph_a_size = True
 
     def __init__(self, spec: MixViTSpec) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class MixViT(Backbone[Tensor]):
         self.map_norms = nn.ModuleList(
             nn.LayerNorm(width, eps=MAP_NORM_EPS) for width in (spec.widths if spec.map_norm else ())
         )
+        self.map_norms.requires_grad_(not spec.num_classes)  # a classifier does not read them
         self.head = Head(self.num_features, spec.head_hidden, spec.num_classes)
 
     @property
@@ -89,14 +91,24 @@ class MixViT(Backbone[Tensor]):
         return self.head(x, pre_logits)
 
     def forward_stages(self, x: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
-        """See :class:`Backbone`; with ``map_norm`` the maps are normalised."""
+        """See :class:`Backbone`."""
         self.check_input(x)
         x, maps = self.stem(x), []
-        for index, stage in enumerate(self.stages[:count]):
+        for stage in self.stages[:count]:
             for block in cast(Stage, stage).blocks:
                 x = cast(Tensor, self.run_block(block, x))
-            maps.append(self.map_norms[index](x.movedim(1, -1)).movedim(-1, 1) if self.spec.map_norm else x)
+            maps.append(x)
         return maps, x
+
+    def map_for_dense(self, index: int, features: Tensor) -> Tensor:
+        """See :class:`Backbone`; normalised with ``map_norm``."""
+        if not self.spec.map_norm:
+            return features
+        return self.map_norms[index](features.movedim(1, -1)).movedim(-1, 1)
+
+    def parameters_of_map(self, index: int) -> list[nn.Parameter]:
+        """See :class:`Backbone`."""
+        return list(self.map_norms[index].parameters()) if self.spec.map_norm else []
 
     def forward_final(self, state: Tensor) -> Tensor:
         """See :class:`Backbone`."""

@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from stvit.backbones.base import hold_size
 from stvit.backbones.mixvit import BATCH_NORM_EPS, NORM_EPS, tanh_gelu
 from stvit.errors import UserError
 from stvit.layers.mixvit_block import MixViTBlock
@@ -212,6 +213,8 @@ class MixViT3DPredictor(Model):
             UserError: frames of another number, channel count or a size that the windows do not divide.
         """
         check_frames(self.spec, frames)
+        if torch.compiler.is_compiling():
+            hold_size(frames)
         wanted = self.spec.out_frames if out_frames is None else out_frames
         if wanted < 1:
             raise UserError(f"out_frames={wanted}: at least one frame must be asked for")

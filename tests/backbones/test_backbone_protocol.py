@@ -186,6 +186,11 @@ def test_wrong_axes_and_channels_are_one_line(name: str) -> None:
             model(torch.zeros(shape))
         assert str(tuple(shape)) in str(caught.value)
         assert "\n" not in str(caught.value)
+    for wrong in (torch.zeros(1, 3, *model.spec.input_size, dtype=torch.uint8), [0.0]):
+        with pytest.raises(UserError, match=f"{name} takes a tensor of floats"):
+            model(wrong)
+    with pytest.raises(UserError, match="global_pool='avg'"):
+        model.reset_classifier(5, "avg")
 
 
 @EVERY
@@ -211,7 +216,7 @@ def test_one_graph_compiles_and_computes_the_same(name: str) -> None:
 
 
 @COMPILES
-@slow_but("mvitv2_base_in21k_16f", "mixvit_t_224", "mpvit_tiny_16f", "mixformer_b1")
+@slow_but("mvitv2_base_in21k_16f", "mixvit_t_224", "mpvit_tiny_16f")
 def test_a_compiled_model_takes_a_second_size(name: str) -> None:
     torch.compiler.reset()
     model = build(name)
@@ -278,7 +283,11 @@ def test_out_indices_need_features_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "message"), [([4], "stage 4"), (5, "5 stages"), (0, "0 stages"), ([], "no stage"), ([-5], "stage -5")]
+    ("indices", "message"),
+    [
+        *(([4], "stage 4"), (5, "5 stages"), (0, "0 stages"), ([], "no stage"), ([-5], "stage -5")),
+        *((("a",), "give each number from 0 to 3 once"), ([1, 1], "give each number from 0 to 3 once")),
+    ],
 )
 def test_a_stage_that_is_not_there_is_named(indices: object, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -175,7 +175,7 @@ def test_clips_have_windows_of_four_frames_after_a_stem_that_halves_them() -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": (7, 7, 7)}, r"window=\(7, 7, 7\): 2 numbers"),
+        ({"window": (7, 7, 7)}, r"window=\(7, 7, 7\) has 3"),
         ({"kernel": (2, 3)}, r"kernel=\(2, 3\): kernels have odd sides"),
         ({"widths": (32, 64, 128)}, r"widths=\(32, 64, 128\): 4 numbers"),
         ({"heads": (3, 4, 8, 16)}, "a width of 32 cannot be mixed with 3 heads"),

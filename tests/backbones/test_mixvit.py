@@ -134,6 +134,17 @@ def test_normalised_maps_stay_beside_the_stages() -> None:
         torch.testing.assert_close(got, want)
 
 
+def test_norms_of_maps_that_nobody_reads_take_no_gradient() -> None:
+    settings = MIXVIT | {"input_size": (64, 64), "window": (2, 2), "map_norm": True}
+    maps = stvit.create_model("mixvit_t_224", features_only=True, out_indices=(1, 3), **settings).train()
+    sum(m.square().sum() for m in maps(torch.randn(2, 3, 64, 64))).backward()
+    for key, parameter in maps.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), key
+    trained = {key.split(".")[2] for key, p in maps.named_parameters() if "map_norms" in key and p.requires_grad}
+    assert trained == {"1", "3"}
+    assert not any(p.requires_grad for p in build("mixvit_t_224", map_norm=True).map_norms.parameters())
+
+
 def test_frozen_batch_norms_learn_their_weights_and_keep_their_statistics() -> None:
     maps = stvit.create_model("mixvit_t_224", features_only=True, **MIXVIT | {"input_size": (64, 64), "window": (2, 2)})
     maps.freeze_batch_norm()
@@ -211,7 +222,10 @@ def test_stored_filters_of_another_wavelet_are_refused() -> None:
         ({"widths": (64, 128, 256)}, "widths=(64, 128, 256): 4 numbers of at least 1 are needed, one a stage"),
         ({"channel_heads": (4, 8, 16, 30)}, "width 512 cannot be shared by 30 channel heads"),
         ({"dim_head": 48}, "width 64 cannot be cut into window heads of dim_head=48"),
-        ({"window": (7, 7, 7)}, "window=(7, 7, 7): 2 numbers of at least 1 are needed"),
+        ({"window": (7, 7, 7)}, "input_size=(224, 224) has 2 axes and window=(7, 7, 7) has 3"),
+        ({"input_size": (3, 224, 224)}, "images have (H, W), without their channels"),
+        ({"num_classes": -1}, "num_classes=-1: at least 0 is needed"),
+        ({"in_channels": 0}, "in_channels=0: at least 1 is needed"),
         ({"kernel": (2, 2)}, "kernels have odd sides"),
         ({"drop_path": 1.0}, "drop_path=1.0: a rate"),
         ({"head_hidden": 0}, "head_hidden=0"),

@@ -155,7 +155,7 @@ def test_other_numbers_of_heads_and_kernels_work() -> None:
         ({"heads": (2, 2, 3)}, "cannot be divided among heads=(2, 2, 3), 7 in all"),
         ({"position_kernels": (2, 5, 7)}, "position_kernels=(2, 5, 7): kernels have odd sides"),
         ({"kernel": (3, 4)}, "kernel=(3, 4)"),
-        ({"input_size": (16, 224, 224)}, "kernel=(3, 3): 3 numbers"),
+        ({"input_size": (16, 224, 224)}, "kernel=(3, 3) has 2"),
         ({"stem_stride": (2,)}, "stem_stride=(2,)"),
         ({"widths": (64, 96, 176)}, "widths=(64, 96, 176): 4 numbers"),
         ({"widths": (9, 9, 9, 9), "heads": (1, 1, 1)}, "the first must be even"),

@@ -212,7 +212,7 @@ def test_frames_differ_by_their_place_in_time() -> None:
         ({"depths": (1, 0, 1, 1)}, "depths=(1, 0, 1, 1)"),
         ({"depths": ()}, "depths=()"),
         ({"input_size": (224,)}, "input_size=(224,)"),
-        ({"input_size": (16, 224, 224)}, "patch_kernel=(7, 7): 3 numbers"),
+        ({"input_size": (16, 224, 224)}, "patch_kernel=(7, 7) has 2"),
         ({"input_size": (2, 224)}, "smaller than one patch"),
         ({"pool_kernel": (2, 3)}, "pool_kernel=(2, 3): kernels have odd sides"),
         ({"q_stride": (0, 1)}, "q_stride=(0, 1)"),
