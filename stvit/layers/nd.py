@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 AXES = "thw"  # names of the grid's axes in einops patterns; images use the last two
@@ -72,6 +73,9 @@ def max_pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
 def avg_pool(x: Tensor, kernel: Sequence[int]) -> Tensor:
     """Mean over blocks of ``kernel``; the last block of an odd side counts the zeros it lacks (TensorFlow "same")."""
     x = pad_same(x, kernel, kernel)
+    if len(kernel) == 3 and kernel[0] == 1:  # torch pools clips of half precision on no CPU, but images
+        frames = F.avg_pool2d(rearrange(x, "b c t h w -> b (c t) h w"), tuple(kernel[1:]))
+        return rearrange(frames, "b (c t) h w -> b c t h w", t=x.shape[2])
     return F.avg_pool2d(x, tuple(kernel)) if len(kernel) == 2 else F.avg_pool3d(x, tuple(kernel))
 
 
