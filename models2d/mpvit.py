@@ -1,7 +1,7 @@
 """MPViT for images: rows and their registration."""
 
 from stvit.backbones.mpvit import MPViT, MPViTSpec
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import for_classifier
 from stvit.registry import Weights, register_model
 
 IMAGE_VARIANTS = {
@@ -30,11 +30,5 @@ IMAGE_WEIGHTS = {
     "mpvit_base": _official("la8w31m0apj2830/mpvit_base.pth", "84.3"),
 }
 
-
-def _preprocessing(spec: MPViTSpec) -> Preprocessing:
-    height, width = spec.input_size
-    return Preprocessing(task="classification", input_size=(height, width), channels=spec.in_channels)
-
-
 for _name, _spec in IMAGE_VARIANTS.items():
-    register_model(_name, MPViT, _spec, _preprocessing, IMAGE_WEIGHTS[_name])
+    register_model(_name, MPViT, _spec, for_classifier, IMAGE_WEIGHTS[_name])

@@ -1,20 +1,14 @@
 """MPViT for video: the image networks inflated to 16 frames, which the stem makes 8."""
 
-from stvit.backbones.mpvit import MPViT, MPViTSpec
+from stvit.backbones.mpvit import MPViT
 from stvit.inflation import inflate_spec
 from stvit.models2d.mpvit import IMAGE_VARIANTS, IMAGE_WEIGHTS
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import for_classifier
 from stvit.registry import register_model
 
 # A still clip gives the features of its frame, once the image network's weights are loaded.
 INFLATED_VARIANTS = {f"{name}_16f": inflate_spec(spec, 16) for name, spec in IMAGE_VARIANTS.items()}
 
-
-def _preprocessing(spec: MPViTSpec) -> Preprocessing:
-    frames, height, width = spec.input_size
-    return Preprocessing(task="classification", input_size=(height, width), channels=spec.in_channels, frames=frames)
-
-
 for _name, _spec in INFLATED_VARIANTS.items():
     # The image network's weights, which loading inflates.
-    register_model(_name, MPViT, _spec, _preprocessing, IMAGE_WEIGHTS[_name.removesuffix("_16f")])
+    register_model(_name, MPViT, _spec, for_classifier, IMAGE_WEIGHTS[_name.removesuffix("_16f")])
