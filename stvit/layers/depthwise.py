@@ -40,7 +40,7 @@ class DepthwiseConv3d(nn.Conv3d):
         if not _wants_fast_backward(x, self.weight):
             return super().forward(x)
         x = _Depthwise.apply(x, self.weight, tuple(self.stride))
-        return x if self.bias is None else x + self.bias[:, None, None, None]
+        return x if self.bias is None else x + self.bias.to(x.dtype)[:, None, None, None]
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stvit.errors import UserError
 from stvit.layers.attention import group_attention
-from stvit.layers.depthwise import depthwise
+from stvit.layers.depthwise import depthwise_conv
 from stvit.layers.nd import batch_norm, conv
 from stvit.layers.partition import merge, partition
 from stvit.layers.position import RelativePositionBias
@@ -49,7 +49,7 @@ class MixingAttention(nn.Module):
         self.proj_attn_norm = nn.LayerNorm(half, eps=NORM_EPS)
         self.proj_cnn = nn.Linear(dim, dim)
         self.proj_cnn_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.depthwise = conv(dim, dim, kernel, groups=dim)
+        self.depthwise = depthwise_conv(dim, kernel)
         self.depthwise_norm = batch_norm(ndim, dim, NORM_EPS)
         self.channel_gate = gate(dim, dim // 8, half, ndim)
         self.projection = conv(dim, half, (1,) * ndim)
@@ -61,7 +61,8 @@ class MixingAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        convolved = self._convolve(self.proj_cnn_norm(self.proj_cnn(x)).movedim(-1, 1))
+        convolved = self.depthwise(self.proj_cnn_norm(self.proj_cnn(x)).movedim(-1, 1))
+        convolved = F.gelu(self.depthwise_norm(convolved))
         qkv = self.qkv(self.proj_attn_norm(self.proj_attn(x))).movedim(-1, 1)
         # The gates are published on the values; one number for a channel of an image, they pass through the weighted
         # sums of attention.
@@ -69,12 +70,6 @@ class MixingAttention(nn.Module):
         convolved = self.conv_norm(self.projection(convolved) * self.spatial_gate(attended).sigmoid())
         halves = self.attn_norm(attended.movedim(1, -1)), convolved.movedim(1, -1)
         return self.proj(torch.cat(halves, dim=-1))
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        layer = self.depthwise
-        bias = layer.bias.view(-1, *(1,) * len(self.window))  # type: ignore[operator]
-        x = depthwise(x, layer.weight, (1,) * len(self.window)) + bias  # type: ignore[arg-type]
-        return F.gelu(self.depthwise_norm(x))
 
     def _channel_gates(self, x: Tensor) -> Tensor:
         """``(B, dim, *size)`` to one factor for every channel of attention, ``(B, dim / 2, 1, ...)``."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stvit.layers.depthwise import depthwise
+from stvit.layers.depthwise import depthwise, depthwise_conv
 
 CASES = [
     ((7, 9), (3, 3), (1, 1)),
@@ -73,3 +73,9 @@ def test_autocast_and_inference_take_torchs_own() -> None:
         assert depthwise(x.float(), weight.float(), (1, 1)).dtype == torch.bfloat16
     with torch.no_grad():
         assert depthwise(x, weight, (1, 1)).grad_fn is None
+
+
+def test_a_bias_of_another_precision_leaves_that_of_the_output() -> None:
+    layer = depthwise_conv(6, (3, 3, 3))
+    layer.bias.data = layer.bias.data.double()
+    assert layer(torch.randn(1, 6, 2, 3, 3)).dtype == torch.float32

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stvit.errors import UserError
 from stvit.layers.mixing_attention import MixingAttention
@@ -79,6 +80,24 @@ def test_one_sample_cannot_train_the_gates_unless_their_norms_are_frozen() -> No
     assert layer(torch.cat([x, x])).isfinite().all()
     layer.channel_gate[1].eval()
     assert layer(x).isfinite().all()
+
+
+@pytest.mark.parametrize("window", [(7, 7), (2, 3, 3)])
+def test_what_follows_the_convolution_is_in_half_precision_where_autocast_is(window: tuple[int, ...]) -> None:
+    layer, seen = build(window).float(), []
+    layer.depthwise_norm.register_forward_hook(lambda _, inputs, output: seen.extend([inputs[0], output]))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(2, *GRIDS[window][0], 16))
+    assert [x.dtype for x in seen] == [torch.bfloat16] * 2
+
+
+def test_forward_derivatives_of_images_are_those_of_differences() -> None:
+    layer, step = build((3, 3)), 1e-6
+    x, direction = torch.randn(2, 1, 3, 3, 16, dtype=torch.float64)
+    with sdpa_kernel(SDPBackend.MATH):  # the one that has forward derivatives
+        _, derivative = torch.func.jvp(layer, (x,), (direction,))
+    difference = (layer(x + step * direction) - layer(x - step * direction)) / (2 * step)
+    torch.testing.assert_close(derivative, difference, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("dim", "heads"), [(24, 5), (14, 1), (17, 1)])
