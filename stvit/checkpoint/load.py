@@ -14,7 +14,7 @@ from stvit.backbones.base import Backbone, FeatureMaps
 from stvit.backbones.mvit import MViTSpec
 from stvit.checkpoint import fetch
 from stvit.checkpoint.fit import fit, head_names, model_title
-from stvit.checkpoint.layouts import Layout, detect, mvit
+from stvit.checkpoint.layouts import Layout, detect, mixformer, mvit
 from stvit.checkpoint.reader import read_checkpoint
 from stvit.checkpoint.recognise import registered_name, told_spec
 from stvit.checkpoint.recognise.mvit import key_strides
@@ -177,14 +177,19 @@ def in_our_layout(
         UserError: names of a layout that are not whole, or weights that this layout has not for this network.
     """
     best, expected = weights, network.state_dict().keys() if network is not None else {}.keys()
+    of_paddle = mixformer.in_a_file_of_paddles(weights, checkpoint.keys())
     for candidate in without_prefixes(weights, lightning="pytorch-lightning_version" in checkpoint):
         layout = detect(candidate, checkpoint.keys())
+        if of_paddle and (layout is None or layout.NAME != mixformer.NAME):
+            continue  # under whatever names: Paddle's linear layers are stored the other way round
         # A module of the other library's own takes its weights as they are.
         if layout and (candidate.keys() != expected or layout.NAME == mvit.NAME):
             found = _converted(candidate, layout, network, name)
             return dataclasses.replace(found, dropped=_left_out(weights, candidate) + found.dropped)
         if len(expected & candidate.keys()) > len(expected & best.keys()) or not expected:
             best = candidate
+    if of_paddle:
+        raise UserError(f"{name} is of another of Paddle's networks than MixFormer, the one that stvit has")
     return Found(best, NATIVE, (), _left_out(weights, best))
 
 

@@ -4,13 +4,15 @@ Paddle stores the statistics of batch norms as ``_mean`` and ``_variance``, with
 of linear layers as (in, out). The torch-style form has PyTorch's names and shapes for these and is the same otherwise.
 Both hold the index of the position tables, which stvit computes. Tables follow Swin.
 
+What stands before the names (``module.``, ``backbone.``) is found by itself, and what a dense model has besides the
+backbone is left out.
+
 With equal weights the networks compute the same where PaddleClas's runs: it takes inputs whose sides, rounded up to
 multiples of 4, are multiples of 32.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
@@ -19,8 +21,8 @@ from torch import Tensor
 
 from stvit.backbones.mixformer import MixFormerSpec
 from stvit.checkpoint.layouts.renames import inverse, rename
+from stvit.checkpoint.layouts.swin_tables import square_window
 from stvit.checkpoint.paddle import NAME_TABLE
-from stvit.errors import UserError
 from stvit.layers.position import relative_index, table_from_swin, table_to_swin
 
 NAME = "paddleclas"
@@ -38,33 +40,39 @@ STATISTICS = (("_mean", "running_mean"), ("_variance", "running_var"))
 HEAD_WIDTH = 1280
 INDEX = "relative_position_index"
 BATCHES = "num_batches_tracked"
+_MARK = "layers.0.blocks.0.attn.dwconv3x3.0.weight"
 
 
 def matches(state_dict: Mapping[str, Tensor], entries: Collection[str] = ()) -> bool:
-    """Whether the names are those of PaddleClas's MixFormer; also any other network's in a file of Paddle's."""
-    return _is_mixformer(state_dict) or NAME_TABLE in entries or _is_paddle(state_dict)
+    """Whether the names are those of PaddleClas's MixFormer, whatever model it is in."""
+    return _prefix(state_dict) is not None
+
+
+def in_a_file_of_paddles(state_dict: Mapping[str, Tensor], entries: Collection[str] = ()) -> bool:
+    """Whether weights are in Paddle's arrays, of MixFormer or another network; ``entries`` as in :func:`matches`."""
+    return NAME_TABLE in entries or _is_paddle(state_dict)
 
 
 def unused(state_dict: Mapping[str, Tensor], spec: object = None) -> tuple[str, ...]:
-    """The indices of position tables: stvit computes them."""
-    return tuple(key for key in state_dict if key.endswith(INDEX))
+    """The indices of position tables, which stvit computes, and what is not the backbone's."""
+    prefix = _prefix(state_dict) or ""
+    return tuple(key for key in state_dict if not key.startswith(prefix) or key.endswith(INDEX))
 
 
 def to_stvit(state_dict: Mapping[str, Tensor], spec: object = None) -> dict[str, Tensor]:
     """Their state dict, of either form, in our names and layouts.
 
     Raises:
-        UserError: a file of Paddle's that is of another network.
+        UserError: position tables of windows that are not square.
     """
-    if not _is_mixformer(state_dict):
-        raise UserError("it is of another of Paddle's networks than MixFormer, the one that stvit has")
-    paddle, skipped, converted = _is_paddle(state_dict), unused(state_dict), {}
+    prefix = _prefix(state_dict) or ""
+    paddle, skipped, converted = _is_paddle(state_dict), set(unused(state_dict)), {}
     for key, value in state_dict.items():
         if key in skipped:
             continue
-        new = _renamed(key)
+        new = _renamed(key.removeprefix(prefix))
         if key.endswith("relative_position_bias_table"):
-            value = table_from_swin(value, _window(value))
+            value = table_from_swin(value, square_window(value))
         elif paddle and _is_linear(key, value):
             value = value.T.contiguous()
         converted[new] = value
@@ -133,8 +141,10 @@ def _with_leaf(key: str, pairs: Collection[tuple[str, str]]) -> str:
     return f"{head}.{dict(pairs).get(leaf, leaf)}" if head else key
 
 
-def _is_mixformer(state_dict: Mapping[str, Tensor]) -> bool:
-    return "layers.0.blocks.0.attn.dwconv3x3.0.weight" in state_dict and "patch_embed.stem.0.weight" in state_dict
+def _prefix(state_dict: Mapping[str, Tensor]) -> str | None:
+    """What stands before the backbone's names, often nothing; None for other networks."""
+    found = (key.removesuffix(_MARK) for key in state_dict if f".{key}".endswith(f".{_MARK}"))
+    return next((prefix for prefix in found if f"{prefix}patch_embed.stem.0.weight" in state_dict), None)
 
 
 def _is_paddle(state_dict: Mapping[str, Tensor]) -> bool:
@@ -143,11 +153,3 @@ def _is_paddle(state_dict: Mapping[str, Tensor]) -> bool:
 
 def _is_linear(key: str, value: Tensor) -> bool:
     return value.ndim == 2 and key.endswith(".weight")
-
-
-def _window(table: Tensor) -> tuple[int, int]:
-    """The table alone does not tell the sides of a window; this layout knows square ones only."""
-    side = math.isqrt(table.shape[0])
-    if side * side != table.shape[0] or side % 2 == 0:
-        raise UserError(f"a position table of {table.shape[0]} rows is not that of a square window")
-    return (side + 1) // 2, (side + 1) // 2

@@ -7,7 +7,6 @@ are stored in float32; ours come from PyWavelets in the compute type, so the sto
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 
@@ -25,7 +24,7 @@ from stvit.checkpoint.layouts.mixvit import (
     stored_filters,
 )
 from stvit.checkpoint.layouts.renames import inverse, rename
-from stvit.errors import UserError
+from stvit.checkpoint.layouts.swin_tables import square_window
 from stvit.layers.position import table_from_swin, table_to_swin
 
 NAME = "openstl-mixvit"
@@ -67,7 +66,7 @@ def to_stvit(state_dict: Mapping[str, Tensor], spec: object = None) -> dict[str,
             continue
         new = rename(rename(rename(key, STEMS), BLOCK), PARTS)
         if new.endswith("rel_pos.table"):
-            value = table_from_swin(value, _window(value))
+            value = table_from_swin(value, square_window(value))
         elif branch := re.search(r"\.(window|grid)\.attn\.qkv\.", new):
             heads = state_dict[re.sub(r"qkv\.\w+$", "rel_pos.relative_position_bias_table", key)].shape[1]
             value = rearrange(value, "(h three d) ... -> (three h d) ...", three=3, h=heads)
@@ -92,11 +91,3 @@ def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         new = rename(rename(rename(key, inverse(PARTS)), inverse(BLOCK)), inverse(STEMS))
         converted[re.sub(r"(dec\.dec\.\d*[13579]\.conv\.conv\.)0\.", r"\1", new)] = value
     return converted
-
-
-def _window(table: Tensor) -> tuple[int, int]:
-    """The table alone does not tell the sides of a window; this layout knows square ones only."""
-    side = math.isqrt(table.shape[0])
-    if side * side != table.shape[0] or side % 2 == 0:
-        raise UserError(f"a position table of {table.shape[0]} rows is not that of a square window")
-    return (side + 1) // 2, (side + 1) // 2
