@@ -18,9 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from stvit.checkpoint import TARGETS, convert, pack_model, save_checkpoint
+from stvit.checkpoint import TARGETS, convert, load_checkpoint, pack_model, save_checkpoint
 from stvit.checkpoint.export import wrapped
 from stvit.checkpoint.paddle import save_paddle
 from stvit.checkpoint.recognise import adapted_settings, registered_name
@@ -61,7 +62,21 @@ def own_checkpoint(weights: Mapping[str, Tensor], name: str | None) -> dict[str,
     name = name or registered_name(weights)
     if name is None:
         raise UserError("the shapes of the weights are those of no registered network: name theirs with --model")
-    return pack_model(create_model(name, checkpoint=weights, **adapted_settings(weights, name)))  # type: ignore[arg-type]
+    settings = adapted_settings(weights, name)
+    if _are_of_maps_alone(weights, name, settings):
+        settings["features_only"] = True
+    model = create_model(name, **settings)  # type: ignore[arg-type]
+    load_checkpoint(model, weights)
+    return pack_model(model)
+
+
+def _are_of_maps_alone(weights: Mapping[str, Tensor], name: str, settings: dict[str, object]) -> bool:
+    """Whether weights are those of a dense model's backbone, without what leads from its maps to a classifier."""
+    if settings.get("num_classes") != 0:
+        return False
+    with torch.device("meta"):
+        network = create_model(name, **settings)  # type: ignore[arg-type]
+    return not network.state_dict().keys() <= weights.keys()
 
 
 if __name__ == "__main__":

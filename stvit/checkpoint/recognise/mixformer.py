@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from stvit.backbones.mixformer import MixFormerSpec
+from stvit.checkpoint.recognise.blocks import stage_depths
 
 CERTAIN = ("widths", "depths", "heads", "kernel", "mlp_ratio", "head_width")
 LIKELY = ("window", "num_classes", "in_channels")
@@ -16,7 +16,8 @@ LIKELY = ("window", "num_classes", "in_channels")
 def mixformer_spec(weights: Mapping[str, Tensor]) -> MixFormerSpec | None:
     """The row of a MixFormer as far as its weights tell; None for weights of anything else, or not whole.
 
-    The input size and the stem's stride change no weight: they are as in the registered networks.
+    The input size and the stem's stride change no weight: they are as in the registered networks, and so is the
+    head's width where there is no head, in files of dense models.
     """
     try:
         return _told(weights)
@@ -26,10 +27,10 @@ def mixformer_spec(weights: Mapping[str, Tensor]) -> MixFormerSpec | None:
 
 def _told(weights: Mapping[str, Tensor]) -> MixFormerSpec:
     stem, fc1 = weights["patch_embed.stem.0.weight"], weights["stages.0.blocks.0.mlp.fc1.weight"]
-    depths = _depths(weights)
+    depths = stage_depths(weights)
     tables = [weights[f"stages.{stage}.blocks.0.mix.rel_pos.table"] for stage in range(len(depths))]
     window = tuple((side + 1) // 2 for side in tables[0].shape[1:])
-    head = weights.get("head.projection.weight")
+    head, hidden = weights.get("head.projection.weight"), weights.get("head.hidden.weight")
     return MixFormerSpec(
         widths=tuple(weights[f"stages.{stage}.blocks.0.norm1.weight"].shape[0] for stage in range(len(depths))),
         depths=depths,
@@ -41,11 +42,5 @@ def _told(weights: Mapping[str, Tensor]) -> MixFormerSpec:
         kernel=tuple(weights["stages.0.blocks.0.mix.depthwise.weight"].shape[2:]),
         stem_stride=(2,) * len(window),
         mlp_ratio=fc1.shape[0] / fc1.shape[1],
-        head_width=weights["head.hidden.weight"].shape[0],
+        head_width=MixFormerSpec.head_width if hidden is None else hidden.shape[0],
     )
-
-
-def _depths(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
-    blocks = {(int(m[1]), int(m[2])) for key in weights if (m := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key))}
-    stages = 1 + max((stage for stage, _ in blocks), default=-1)
-    return tuple(sum(stage == of for of, _ in blocks) for stage in range(stages))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from stvit.backbones.mixvit import MixViTSpec
+from stvit.checkpoint.recognise.blocks import stage_depths
 from stvit.layers.wavelet import BANDS
 
 CERTAIN = ("widths", "depths", "stem_width", "dim_head", "mlp_ratio", "stem_kernel", "kernel", "head_hidden")
@@ -27,7 +27,7 @@ def mixvit_spec(weights: Mapping[str, Tensor]) -> MixViTSpec | None:
 
 def _told(weights: Mapping[str, Tensor]) -> MixViTSpec:
     conv1, fc1 = weights["stem.conv1.weight"], weights["stages.0.blocks.0.window.mlp.fc1.weight"]
-    depths = _depths(weights)
+    depths = stage_depths(weights)
     starts = [f"stages.{stage}.blocks.0." for stage in range(len(depths))]
     widths = tuple(weights[f"{start}conv.project.weight"].shape[0] for start in starts)
     table = weights["stages.0.blocks.0.window.attn.rel_pos.table"]
@@ -51,9 +51,3 @@ def _told(weights: Mapping[str, Tensor]) -> MixViTSpec:
         kernel=tuple(weights["stages.0.blocks.0.channel.cpe1.conv.weight"].shape[2:]),
         map_norm="map_norms.0.weight" in weights,
     )
-
-
-def _depths(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
-    blocks = {(int(m[1]), int(m[2])) for key in weights if (m := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key))}
-    stages = 1 + max((stage for stage, _ in blocks), default=-1)
-    return tuple(sum(stage == of for of, _ in blocks) for stage in range(stages))
