@@ -12,7 +12,8 @@ Example:
 One number is the side of a square, two are height and width, three are frames, height and width. The network stays the
 one for its nominal size; --set input_size=[256,256] makes another (MViT's position tables then differ).
 
-The table of all networks beside the published figures, in Markdown; a pattern chooses some:
+The table of all networks beside the published figures, in Markdown, takes some four minutes of one CPU core; a pattern
+chooses some:
 
 Example:
     python tools/flops.py --all
@@ -40,11 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(__doc__)
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--model", help="a registered name")
-    chosen.add_argument("--all", nargs="?", const="*", metavar="PATTERN", help="the table of all, or of some")
+    chosen.add_argument(
+        "--all", nargs="?", const="*", metavar="PATTERN", help="the table of all (4 minutes), or of some"
+    )
     parser.add_argument("--input-size", type=int, nargs="+", metavar="N", help="side | H W | frames H W")
-    parser.add_argument("--depth", type=int, default=2, help="how deep modules are listed (default: 2)")
+    parser.add_argument("--depth", type=int, default=2, help="how deep modules are listed, at least 1 (default: 2)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings, such as num_classes=10")
     options = parser.parse_args(argv)
+    if options.depth < 1:
+        raise UserError(f"--depth {options.depth}: at least 1 is needed, which lists the network's own parts")
     if options.all is None:
         cost = model_cost(options.model, options.input_size, **parsed(options.set))
         print(report(options.model, cost, options.depth))
@@ -89,8 +94,7 @@ def report(name: str, cost: Cost, depth: int) -> str:
         macs = cost.total(module)
         if 0 < level <= depth and (parameters or macs):
             shown = "  " * (level - 1) + module
-            # A list of modules is not called itself, so it has no figure of its own.
-            share = f"{macs / 1e9:>14.4f}{macs / total:>8.1%}" if module in cost.macs else ""
+            share = f"{macs / 1e9:>14.4f}{macs / total:>8.1%}" if macs else ""
             lines.append(f"{shown:<30}{parameters:>14,}{share}".rstrip())
     return "\n".join(lines)
 

@@ -33,8 +33,10 @@ class Cost:
     wavelet_macs: int  # of the wavelet stem, a part of the whole that published figures leave out
 
     def total(self, module: str = "") -> int:
-        """Multiply-accumulates of a module; the papers' "FLOPs"."""
-        return sum(self.macs.get(module, Counter()).values())
+        """Multiply-accumulates of a module; the papers' "FLOPs". Of a list of modules, the sum of what it holds."""
+        if module in self.macs:
+            return sum(self.macs[module].values())
+        return sum(self.total(name) for name in self.parameters if name and name.rpartition(".")[0] == module)
 
 
 def model_cost(name: str, size: Sequence[int] | None = None, /, **overrides: object) -> Cost:
@@ -70,16 +72,27 @@ def input_shape(described: Preprocessing, size: Sequence[int] | None, name: str)
     if described.frames is not None and len(size) == 2:
         size = (described.frames, *size)
     axes = 2 if described.frames is None else 3
-    if len(size) != axes or min(size) < 1:
+    if min(size) < 1:
+        raise UserError(f"the input size {' '.join(map(str, size))} cannot be: each number is at least 1")
+    if len(size) != axes:
         takes = "images: give a side, or height and width" if axes == 2 else "clips: give frames, height and width"
         raise UserError(f"the input size {' '.join(map(str, size))} does not fit {name}, which takes {takes}")
     if described.task == "prediction":
+        if size[0] != described.frames:
+            raise UserError(
+                f"{name} takes {described.frames} past frames, not {size[0]}: the setting in_frames={size[0]} "
+                f"(--set in_frames={size[0]}) makes one that does"
+            )
         return 1, size[0], described.channels, *size[1:]
     return 1, described.channels, *size
 
 
 def cost(model: nn.Module, *inputs: Tensor) -> Cost:
-    """Count one forward pass while it runs, in evaluation mode."""
+    """Count one forward pass while it runs, in evaluation mode.
+
+    What runs is counted: of MViT that is another form of attention, which costs otherwise than the published one and
+    than what :func:`count_macs` says, unless ``set_attention("published")`` was called before.
+    """
     training = model.training
     counting = _Counting()
     hooks = [hook for name, module in model.named_modules() for hook in counting.follow(name, module)]

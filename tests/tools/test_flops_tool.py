@@ -45,6 +45,14 @@ def test_totals_operators_and_modules_are_listed(tool: ToolCall) -> None:
     assert "stages.0.blocks" in tool("--model", "mixvit_t_224", "--depth", 3, *words(settings))[1]
 
 
+def test_a_list_of_modules_costs_what_its_modules_do(tool: ToolCall) -> None:
+    out = tool("--model", "mixvit_t_224", "--depth", 2, *words(SHRUNKEN["mixvit_t_224"]))[1]
+    cells = {line.split()[0]: line.split()[1:] for line in out.split("module ")[1].splitlines()[1:]}
+    parts = [float(cells[f"stages.{stage}"][1]) for stage in range(4)]
+    assert all(part > 0 for part in parts)
+    assert float(cells["stages"][1]) == pytest.approx(sum(parts), abs=2.5e-4)  # four roundings and one
+
+
 def test_another_input_size_costs_more(tool: ToolCall) -> None:
     call = ("--model", "mvitv2_tiny", *words(SHRUNKEN["mvitv2_tiny"]), "--input-size")
     assert "input 1 x 3 x 96 x 96" in tool(*call, 96)[1]
@@ -56,6 +64,10 @@ def test_another_input_size_costs_more(tool: ToolCall) -> None:
     [
         (("--model", "mvitv2_tiy"), "did you mean 'mvitv2_tiny'"),
         (("--model", "mvitv2_tiny", "--input-size", "16", "224", "224"), "does not fit mvitv2_tiny"),
+        (("--model", "mvitv2_tiny", "--input-size", "0"), "the input size 0 0 cannot be: each number is at least 1"),
+        (("--model", "mixvit3d_predictor_mini", "--input-size", "4", "64", "64"), "(--set in_frames=4)"),
+        (("--model", "mvitv2_tiny", "--depth", "0"), "--depth 0: at least 1 is needed"),
+        (("--model", "mvitv2_tiny", "--depth", "-1"), "--depth -1: at least 1 is needed"),
         (("--model", "mvitv2_tiny", "--set", "depths"), "'depths' is not of the form KEY=VALUE"),
         (("--model", "mvitv2_tiny", "--set", "depths=[1"), "cannot be read as YAML"),
         (("--model", "mvitv2_tiny", "--set", "dephts=[1]"), "no setting 'dephts' (did you mean 'depths'"),
