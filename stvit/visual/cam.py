@@ -12,12 +12,13 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from stvit.backbones.base import Backbone, stage_indices
+from stvit.backbones.mixformer import MixFormer
+from stvit.backbones.mpvit import MPViT
 from stvit.backbones.mvit import MViT
 from stvit.errors import UserError
 from stvit.visual.strips import encode_gif
@@ -50,6 +51,7 @@ class MapPlace:
 
     module: str  # the first tensor of its output is the map
     strides: tuple[int, ...]  # input positions per map position, for every axis
+    first: tuple[float, ...]  # where in the input the first position has its centre; pixel 0 has it at 0
     channels_last: bool
 
 
@@ -82,7 +84,7 @@ def grad_cam(model: Backbone[S], x: Tensor, target: int | None = None, stage: in
     weights = gradient.flatten(2).mean(2)
     heat = torch.einsum("bc,bc...->b...", weights, features).relu()
     probability = logits[0].softmax(0)[chosen].item()
-    return Cam(_enlarged(heat, place.strides, x.shape[2:]), chosen, probability, place.module, tuple(heat.shape[1:]))
+    return Cam(_enlarged(heat, place, x.shape[2:]), chosen, probability, place.module, tuple(heat.shape[1:]))
 
 
 def map_place(model: Backbone[S], stage: int) -> MapPlace:
@@ -96,11 +98,20 @@ def map_place(model: Backbone[S], stage: int) -> MapPlace:
         UserError: no such stage.
     """
     (index,) = stage_indices([stage], len(model.feature_info))
-    strides = [cast("tuple[int, ...]", info["strides"]) for info in model.feature_info]
-    name, tokens = model.feature_info.module_name()[index], isinstance(model, MViT)
-    if isinstance(model, MViT) and model.spec.head_pooling == "class_token" and index == len(strides) - 1:
-        return MapPlace(f"{name}.norm1", strides[index if model.spec.depths[-1] > 1 else index - 1], tokens)
-    return MapPlace(name, strides[index], tokens)
+    every = [cast("tuple[int, ...]", info["strides"]) for info in model.feature_info]
+    name, strides, tokens = model.feature_info.module_name()[index], every[index], isinstance(model, MViT)
+    if isinstance(model, MViT) and model.spec.head_pooling == "class_token" and index == len(every) - 1:
+        name, strides = f"{name}.norm1", every[index if model.spec.depths[-1] > 1 else index - 1]
+    return MapPlace(name, strides, _first_centre(model, strides), tokens)
+
+
+def _first_centre(model: Backbone[S], strides: Sequence[int]) -> tuple[float, ...]:
+    """Where a map begins: what its first position is computed from lies around there, as the paddings have it."""
+    if isinstance(model, MViT | MPViT):  # odd kernels, padded alike on both sides: position i is around i * stride
+        return (0.0,) * len(strides)
+    if isinstance(model, MixFormer):  # so is its first convolution; then kernels of 2, which are not padded
+        return tuple((stride - stem) / 2 for stride, stem in zip(strides, model.spec.stem_stride, strict=True))
+    return tuple((stride - 1) / 2 for stride in strides)  # MixViT: pooled blocks, padded at the end if at all
 
 
 def _forward(model: Backbone[S], x: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -134,11 +145,16 @@ def _checked_class(logits: Tensor, target: int | None) -> int:
     return target
 
 
-def _enlarged(heat: Tensor, strides: Sequence[int], size: Sequence[int]) -> Heat:
-    """``(1, *grid)`` to the input's size: each position as large as its stride, and what stands out cut off."""
-    covered = [n * stride for n, stride in zip(heat.shape[1:], strides, strict=True)]
-    heat = F.interpolate(heat[None], covered, mode="bilinear" if len(size) == 2 else "trilinear")[0, 0]
-    heat = heat[tuple(slice(n) for n in size)]
+def _enlarged(heat: Tensor, place: MapPlace, size: Sequence[int]) -> Heat:
+    """``(1, *grid)`` to the input's size: linear between the centres of positions, constant outside of them."""
+    heat = heat[0]
+    for axis, (length, stride, first) in enumerate(zip(size, place.strides, place.first, strict=True)):
+        last = heat.shape[axis] - 1
+        at = ((torch.arange(length, device=heat.device) - first) / stride).clamp(0, last)
+        below = at.long()
+        share = (at - below).to(heat.dtype).view(-1, *(1,) * (heat.ndim - 1 - axis))
+        low, high = (heat.index_select(axis, index) for index in (below, (below + 1).clamp_max(last)))
+        heat = low + share * (high - low)
     return (heat / heat.max().clamp_min(torch.finfo(heat.dtype).tiny)).float().cpu().numpy()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from shrunken import SHRUNKEN, build, example
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from stvit.errors import UserError
 from stvit.registry import model_spec
 from stvit.visual.cam import (
+    Cam,
     MapPlace,
     animate_clip,
     draw_clip,
@@ -52,6 +55,11 @@ def only_a_corner(model: nn.Module, place: MapPlace, late: Sequence[bool]) -> No
     model.get_submodule(place.module).register_forward_hook(mask)
 
 
+def centres(cam: Cam, place: MapPlace) -> list[NDArray[np.float64]]:
+    """Where in the input the positions of a map are, for every axis."""
+    return [f + s * np.arange(n) for f, s, n in zip(place.first, place.strides, cam.grid, strict=True)]
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("late", [False, True])
 def test_a_network_that_sees_one_corner_is_shown_to_look_there(name: str, late: bool) -> None:
@@ -63,10 +71,11 @@ def test_a_network_that_sees_one_corner_is_shown_to_look_there(name: str, late: 
     cams = [grad_cam(model, x, target=k, stage=-2) for k in range(3)]
     assert any(cam.heat.any() for cam in cams)
     for cam in cams:
-        for axis, (n, positions, stride) in enumerate(zip(cam.heat.shape, cam.grid, place.strides, strict=True)):
-            # Enlarging linearly lets half a position spill over the border.
-            border = (positions // 2 if late else -(positions // -2)) * stride
-            elsewhere = range(border - stride // 2) if late else range(border + stride // 2, n)
+        for axis, (n, positions, centre) in enumerate(zip(cam.heat.shape, cam.grid, centres(cam, place), strict=True)):
+            # Enlarging linearly lets heat spill over the border, as far as the next position's centre.
+            pixels, seen = np.arange(n), centre[positions // 2 :] if late else centre[: -(positions // -2)]
+            step = place.strides[axis]
+            elsewhere = pixels[pixels <= seen[0] - step] if late else pixels[pixels >= seen[-1] + step]
             assert not cam.heat.take(elsewhere, axis=axis).any()
 
 
@@ -98,16 +107,34 @@ def test_weights_are_what_a_channel_does_for_the_logit(name: str) -> None:
     heat = torch.einsum("c,c...->...", weights, maps[0]).relu()
     cam = grad_cam(model, x, target=3)
     assert cam.grid == heat.shape
-    middles = np.ix_(*(s // 2 + s * np.arange(n) for n, s in zip(cam.grid, place.strides, strict=True)))
-    if max(heat.shape) == 1:  # one position, which fills the input
-        assert (cam.heat == float(heat.max() > 0)).all()
-    else:
-        shown = torch.nn.functional.interpolate(
-            heat[None, None],
-            [n * s for n, s in zip(cam.grid, place.strides, strict=True)],
-            mode="bilinear" if heat.ndim == 2 else "trilinear",
-        )[0, 0].numpy()
-        np.testing.assert_allclose(cam.heat[middles] * shown.max(), shown[middles], atol=1e-6 + 1e-4 * shown.max())
+    shown = heat.numpy()
+    for axis, (n, places) in enumerate(zip(cam.heat.shape, centres(cam, place), strict=True)):
+        enlarge = partial(np.interp, np.arange(n), places)
+        shown = np.apply_along_axis(enlarge, axis, shown)
+    np.testing.assert_allclose(cam.heat * shown.max(), shown, atol=1e-6 + 1e-4 * shown.max())
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_position_is_shown_where_the_pixels_are_that_it_comes_from(name: str) -> None:
+    """Of the two positions around the middle, of height and width together: what they see of all else evens out."""
+    model = build(name)
+    size = (128, 128) if len(model.spec.input_size) == 2 else (8, 96, 96)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 3, *size, generator=generator).requires_grad_()
+    place, features = map_place(model, 1), model.forward_stages(x, 2)[0][1]
+    off = np.zeros(len(size))
+    for step in (-1, 0):
+        position = [n // 2 + step for n in features.shape[2:]]
+        energy = np.zeros(size)
+        for _ in range(6):
+            direction = torch.randn(features.shape[1], generator=generator)
+            (gradient,) = torch.autograd.grad(features[(0, slice(None), *position)] @ direction, x, retain_graph=True)
+            energy += gradient[0].square().sum(0).numpy()
+        for axis, (n, first, stride) in enumerate(zip(size, place.first, place.strides, strict=True)):
+            along = energy.sum(tuple(other for other in range(len(size)) if other != axis))
+            off[axis] += (along @ np.arange(n) / along.sum() - (first + stride * position[axis])) / stride / 2
+    assert abs(off[-2:].mean()) < 0.25
+    assert (abs(off[:-2]) < 0.25).all()  # in time
 
 
 @pytest.mark.parametrize("name", ["mvitv2_huge_in21k", "mvitv2_small_16x4"])
@@ -122,7 +149,7 @@ def test_the_last_map_of_a_class_token_network_is_one_that_the_class_depends_on(
 
 def test_a_map_covers_what_its_positions_stand_for() -> None:
     """80 pixels are three positions of 32: the last one is cut off, and the map is not stretched over it."""
-    model = build("mixformer_b1") if "mixformer_b1" in SHRUNKEN else build("mvitv2_tiny")
+    model = build("mixformer_b1")
     cam = grad_cam(model, torch.randn(1, 3, 80, 64, generator=torch.Generator().manual_seed(0)))
     assert cam.grid == (3, 2)
     assert cam.heat.shape == (80, 64)
