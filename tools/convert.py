@@ -1,15 +1,16 @@
 r"""Convert a checkpoint into another library's layout, or into stvit's own.
 
-Targets: mvit (facebookresearch/mvit), slowfast, torchvision, timm, mmpretrain, mmaction2, mixvit, openstl-mixvit,
-paddleclas, paddleclas-torch, stvit. The checkpoint may have any of these layouts. Where the target would compute
-something else with the same weights, the reason is given and nothing is written, unless --force.
+Targets are the layouts that --to lists below; mvit is facebookresearch/mvit's, and mixvit and mpvit are those of the
+authors' own code. The checkpoint may have any of them. Where the target would compute something else with the same
+weights, the reason is given and nothing is written, unless --force.
 
 Example:
     python tools/convert.py --checkpoint MViTv2_T_in1k.pyth --to timm --output mvitv2_tiny.safetensors
 
 Writes what the target's own files hold: {"model_state": ...} for mvit and slowfast, {"meta": {}, "state_dict": ...} for
-mmpretrain and mmaction2, a bare state dict for torchvision and timm, a .pdparams file for paddleclas, a checkpoint with
-its model's name for stvit; and bare tensors wherever the output's name ends in .safetensors.
+mmpretrain and mmaction2, {"state_dict": ...} for mixvit and openstl-mixvit, {"model": ...} for mpvit, a bare state dict
+for torchvision, timm and paddleclas-torch, a .pdparams file for paddleclas, a checkpoint with its model's name for
+stvit; and bare tensors wherever the output's name ends in .safetensors.
 """
 
 from __future__ import annotations

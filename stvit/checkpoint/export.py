@@ -13,7 +13,6 @@ from os import PathLike
 
 from torch import Tensor, nn
 
-from stvit.backbones.base import BackboneSpec
 from stvit.backbones.mixformer import MixFormerSpec
 from stvit.backbones.mixvit import MixViTSpec
 from stvit.backbones.mpvit import MPViTSpec
@@ -32,6 +31,7 @@ from stvit.checkpoint.layouts import (
 )
 from stvit.checkpoint.load import NATIVE, in_our_layout, open_checkpoint, unwrap_model
 from stvit.checkpoint.recognise import KINDS, differing, registered_name, told_spec
+from stvit.checkpoint.remedy import kind_of_network
 from stvit.checkpoint.same_network import stated_spec
 from stvit.checkpoint.unwrap import find_weights, running_mean
 from stvit.errors import UserError, nearest
@@ -72,7 +72,7 @@ def convert(
             is then ``model`` too.
         to: the target, one of :data:`TARGETS`: ``mvit`` (facebookresearch/mvit), ``slowfast``, ``torchvision``,
             ``timm``, ``mmpretrain``, ``mmaction2``, ``mixvit``, ``openstl-mixvit``, ``paddleclas``
-            (Paddle's arrays), ``paddleclas-torch`` (PyTorch's) or ``stvit``.
+            (Paddle's arrays), ``paddleclas-torch`` (PyTorch's), ``mpvit`` or ``stvit``.
         model: the network that the weights are of, or its registered name. Needed where neither the checkpoint nor
             its shapes tell: a changed pooling of the head or a changed stride.
         ema: which weights, as in :func:`stvit.load_checkpoint`.
@@ -95,11 +95,20 @@ def convert(
     ours = in_our_layout(weights, checkpoint, name, model if isinstance(model, nn.Module) else None).weights
     fitting = [known for known in TARGETS if TARGETS[known].holds(ours)]
     if to not in TARGETS:
-        raise UserError(f"there is no layout {to!r}{nearest(to, TARGETS)}: choose from {', '.join(fitting)}")
+        raise UserError(f"there is no layout {to!r}{nearest(to, fitting)}: choose from {', '.join(fitting)}")
     spec = _spec(ours, checkpoint, name, model)
     if to not in fitting:
-        raise UserError(f"{name} holds no whole network of a kind that layout {to} is for: {', '.join(fitting)} can be")
+        told = told_spec(ours)
+        kind = (
+            "no whole network that layout" if told is None else f"a {kind_of_network(told)}, which is not what layout"
+        )
+        raise UserError(f"{name} holds {kind} {to} is for: choose from {', '.join(fitting)}")
     target = TARGETS[to]
+    if target.images_only and not force and len(getattr(spec, "input_size", ())) == 3:
+        raise UserError(
+            f"{name} cannot be used by {to}: it is for images, and {target.images_only} has no video networks; "
+            f"layout {NATIVE} keeps them"
+        )
     reasons = list(target.reasons(spec)) if spec is not None else []
     if reasons and not force:
         raise UserError(
@@ -217,20 +226,11 @@ def _only_version_2(spec: MViTSpec) -> Iterator[str]:
         yield "it pools the queries of every block"
 
 
-def _only_images(spec: BackboneSpec) -> Iterator[str]:
-    if len(spec.input_size) == 3:
-        yield "it is for images"
-
-
-def _mixvit_reasons(spec: MixViTSpec) -> Iterator[str]:
-    yield from (*_only_images(spec), *mixvit.other_wavelet(spec))
-
-
 def _is(kind: type) -> Callable[[Mapping[str, Tensor]], bool]:
     return lambda weights: isinstance(told_spec(weights), kind)
 
 
-_is_mvit = _is(MViTSpec)
+_is_mvit, _is_mixformer = _is(MViTSpec), _is(MixFormerSpec)
 
 
 def _is_predictor(weights: Mapping[str, Tensor]) -> bool:
@@ -245,6 +245,7 @@ class _Target:
     reasons: Callable[..., Iterator[str]]  # of a row: why the library would compute something else
     holds: Callable[[Mapping[str, Tensor]], bool]  # whether weights in stvit's layout are of its kind of network
     wrap: Callable[[dict[str, Tensor]], dict[str, object]] = dict  # what its files have around the weights
+    images_only: str = ""  # whose code it is, where nobody's has networks of this kind for video
 
 
 def _model_state(weights: dict[str, Tensor]) -> dict[str, object]:
@@ -270,10 +271,12 @@ TARGETS: dict[str, _Target] = {
     "timm": _Target(timm_mvit.from_stvit, _timm_reasons, _is_mvit),
     "mmpretrain": _Target(mmpretrain.from_stvit, _mmpretrain_reasons, _is_mvit, _meta),
     "mmaction2": _Target(mmaction2.from_stvit, _mmaction2_reasons, _is_mvit, _meta),
-    "mixvit": _Target(mixvit.from_stvit, _mixvit_reasons, _is(MixViTSpec), _state_dict),
+    "mixvit": _Target(mixvit.from_stvit, mixvit.other_wavelet, _is(MixViTSpec), _state_dict, "MixViT's published code"),
     "openstl-mixvit": _Target(openstl_mixvit.from_stvit, mixvit.other_wavelet, _is_predictor, _state_dict),
-    "paddleclas": _Target(mixformer.from_stvit, mixformer.differences, _is(MixFormerSpec)),
-    "paddleclas-torch": _Target(mixformer.to_torch_style, mixformer.differences, _is(MixFormerSpec)),
-    "mpvit": _Target(mpvit.from_stvit, mpvit.differences, _is(MPViTSpec), _model),
+    "paddleclas": _Target(mixformer.from_stvit, mixformer.differences, _is(MixFormerSpec), images_only="PaddleClas"),
+    "paddleclas-torch": _Target(
+        mixformer.to_torch_style, mixformer.differences, _is(MixFormerSpec), images_only="PaddleClas"
+    ),
+    "mpvit": _Target(mpvit.from_stvit, mpvit.differences, _is(MPViTSpec), _model, "MPViT's published code"),
     NATIVE: _Target(dict, lambda spec: iter(()), lambda weights: True, _state_dict),
 }

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stvit.backbones.base import Backbone
+from stvit.checkpoint.remedy import remedy
 from stvit.errors import UserError
 from stvit.layers.decomposed_position import resize_table
 from stvit.layers.position import resize_bias_table
@@ -88,7 +89,10 @@ def fit(
             (beyond, f"{len(beyond)} have no place in the model"),
         ]
         reason = _other_classes(network, weights, targets, mismatched) if not (unfit or beyond) else ""
-        raise UserError(f"{subject} does not fit {model_title(network)}: {reason or _listed(problems)}")
+        if not reason:
+            classifier = head_names(network) if callable(getattr(network, "get_classifier", None)) else frozenset()
+            reason = _listed(problems) + remedy(network, weights, classifier, (*unfit, *mismatched, *beyond))
+        raise UserError(f"{subject} does not fit {model_title(network)}: {reason}")
     return Fitted(fitted, tuple(interpolated), tuple(missing + wrong), dropped, unexpected)
 
 
@@ -117,7 +121,7 @@ def _other_classes(
     if not callable(getattr(network, "get_classifier", None)) or not head_names(network).issuperset(mismatched):
         return ""
     theirs, ours = (next(iter(side[mismatched[0]].shape), 0) for side in (weights, targets))
-    if theirs == ours:
+    if theirs == ours or not all(weights[key].ndim for key in mismatched):
         return ""
     return (
         f"it has {theirs} classes and the model {ours}: load_checkpoint(model, ..., allow_new_head=True) "

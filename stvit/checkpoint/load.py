@@ -18,6 +18,7 @@ from stvit.checkpoint.layouts import Layout, detect, mixformer, mvit
 from stvit.checkpoint.reader import read_checkpoint
 from stvit.checkpoint.recognise import registered_name, told_spec
 from stvit.checkpoint.recognise.mvit import key_strides
+from stvit.checkpoint.remedy import kind_of_network, video_remedy
 from stvit.checkpoint.report import LoadReport
 from stvit.checkpoint.same_network import refuse_other_settings
 from stvit.checkpoint.unwrap import find_weights, running_mean, without_prefixes
@@ -40,10 +41,10 @@ def load_checkpoint(
 
     Wrappers (``state_dict``, ``model``, ``model_state``, ``params``) and prefixes (``module.``, ``model.``,
     ``_orig_mod.``) are found by themselves, and so is the layout: stvit's, facebookresearch/mvit's, SlowFast's,
-    torchvision's, timm's, mmpretrain's, mmaction2's and OpenSTL's. Values are cast to the model's floating type and
-    device. Tables of positions made for another input size are resized. The weights of an image network are inflated
-    into a video network (:func:`stvit.inflation.inflate_state_dict` with the rule ``centre``), and the report's notes
-    say whether still videos then give the image network's features.
+    torchvision's, timm's, mmpretrain's, mmaction2's, OpenSTL's, MixViT's, MPViT's and PaddleClas's. Values are cast to
+    the model's floating type and device. Tables of positions made for another input size are resized. The weights of
+    an image network are inflated into a video network (:func:`stvit.inflation.inflate_state_dict` with the rule
+    ``centre``), and the report's notes say whether still videos then give the image network's features.
 
     Args:
         model: any module; also one wrapped by DistributedDataParallel or torch.compile.
@@ -142,6 +143,13 @@ def open_checkpoint(source: str | PathLike[str] | Mapping[str, object]) -> tuple
     """The content of a source as :func:`load_checkpoint` takes it, for :func:`load_into`, and its name in messages."""
     if isinstance(source, Mapping):
         return source, "the given state dict"
+    if isinstance(source, nn.Module):
+        raise UserError(
+            f"weights come from a file, an address or a state dict: give the state_dict() of the "
+            f"{type(source).__name__}"
+        )
+    if not isinstance(source, str | PathLike):
+        raise UserError(f"weights come from a file, an address or a state dict, not from {source!r}: give one of these")
     if isinstance(source, str) and fetch.is_url(source):
         path = fetch.fetch(source)
         try:
@@ -297,16 +305,16 @@ def _inflated(weights: Mapping[str, Tensor], network: nn.Module, subject: str) -
 
     spec, told = network.spec, told_spec(weights)
     if told is not None and type(told) is not type(spec):
-        theirs, ours = (type(row).__name__.removesuffix("Spec") for row in (told, spec))
         raise UserError(
-            f"{subject} does not fit {model_title(network)}: it is of a {theirs} and the model is a {ours}, create the "
-            f"{theirs} to inflate it into"
+            f"{subject} does not fit {model_title(network)}: it is of a {kind_of_network(told)} and the model is a "
+            f"{kind_of_network(spec)}{video_remedy(network, weights)}"
         )
     present = network.state_dict()
     try:
         done = inflate_state_dict(weights, image_spec(weights, spec), spec, base=present)
     except UserError as error:
-        raise UserError(f"{subject} does not fit {model_title(network)}: {error}") from error
+        way_out = video_remedy(network, weights)
+        raise UserError(f"{subject} does not fit {model_title(network)}: {error}{way_out}") from error
     zero = tuple(key for key in done.new if not key.startswith("head.") and not bool(done.state_dict[key].any()))
     kept = tuple(key for key in done.new if key not in zero)
     head = head_names(network)

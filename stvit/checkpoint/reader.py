@@ -72,6 +72,8 @@ def _read(file: BinaryIO, path: Path) -> object:
     if head.startswith(b"PK\x03\x04"):
         return _read_pytorch_zip(file, path)
     if head.startswith(b"\x80"):
+        if path.suffix == ".pdparams" and head[1:2] > bytes([paddle.PROTOCOL]):
+            raise UserError(f"{path} is a pickle of protocol {head[1]}: write it with one of Paddle's, 2 to 4")
         return _read_guarded(file, path, read_stream)
     raise UserError(f"{path} {_what_else(head, file)}")
 

@@ -241,8 +241,20 @@ def test_what_is_no_target_or_no_mvit_is_refused() -> None:
         convert(weightless("mvitv2_tiny"), to="tim")
     with pytest.raises(UserError, match=r"choose from openstl-mixvit, stvit$"):
         convert(stvit.create_model("mixvit_predictor_mini"), to="keras")
-    with pytest.raises(UserError, match="holds no whole network of a kind that layout timm is for: stvit can be"):
+    with pytest.raises(UserError, match="holds no whole network that layout timm is for: choose from stvit"):
         convert(nn.Linear(2, 2).state_dict(), to="timm")
+
+
+def test_what_is_suggested_is_what_can_hold_the_network() -> None:
+    weights = weightless("mixvit_t_224")
+    with pytest.raises(UserError, match=r"no layout 'mixviit' \(did you mean 'mixvit'\?\): choose from mixvit, stvit$"):
+        convert(weights, to="mixviit")
+    with pytest.raises(UserError, match=r"a MixViT, which is not what layout timm is for: choose from mixvit, stvit$"):
+        convert(weights, to="timm")
+    for name, to in {"mixvit_t_224": "mixvit", "mpvit_tiny": "mpvit", "mixformer_b0": "paddleclas"}.items():
+        with pytest.raises(UserError, match=r"it is for images, and .* has no video networks") as error:
+            convert(weightless(f"{name}_16f"), to=to)
+        assert "force" not in str(error.value)
 
 
 def test_a_network_is_taken_with_its_weights_and_its_settings() -> None:

@@ -88,5 +88,5 @@ def test_a_dense_networks_file_is_recognised_and_converted(tmp_path: Path, capsy
 def test_paddleclas_has_no_video_networks() -> None:
     with torch.device("meta"):
         clip = stvit.create_model("mixformer_b0_16f")
-    with pytest.raises(stvit.errors.UserError, match="paddleclas: it is for images"):
+    with pytest.raises(stvit.errors.UserError, match="it is for images, and PaddleClas has no video networks"):
         convert({key: torch.zeros(tensor.shape) for key, tensor in clip.state_dict().items()}, "paddleclas")

@@ -191,3 +191,10 @@ def test_paddles_other_files_say_which_one_to_take(tmp_path: Path, suffix: str) 
     path.write_bytes(bytes(64))
     with pytest.raises(UserError, match=r"take the \.pdparams file"):
         read_checkpoint(path)
+
+
+def test_a_pickle_of_a_newer_protocol_than_paddles_says_which_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(pickle.dumps({"a": np.ones(1, np.float32)}, protocol=5))
+    with pytest.raises(UserError, match=r"a\.pdparams is a pickle of protocol 5: .* 2 to 4$"):
+        read_checkpoint(path)

@@ -11,7 +11,7 @@ from tool_calls import ToolCall
 from torch import Tensor
 
 import stvit
-from stvit.checkpoint import convert, load_checkpoint, model_from_checkpoint
+from stvit.checkpoint import TARGETS, convert, load_checkpoint, model_from_checkpoint
 
 
 @pytest.fixture
@@ -114,3 +114,10 @@ def test_weights_of_no_registered_network_need_a_name(tool: ToolCall, tmp_path: 
     status, _, err = tool("--checkpoint", "small.pth", "--to", "stvit", "--output", "own.pt")
     assert status == 2
     assert "those of no registered network: name theirs with --model" in err
+
+
+def test_help_names_every_target(tool: ToolCall, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tool("--help")
+    said = capsys.readouterr().out.replace(",", " ").split()
+    assert set(TARGETS) <= set(said)

@@ -105,8 +105,6 @@ def from_stvit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def differences(spec: MixFormerSpec) -> Iterator[str]:
     """Why PaddleClas would not build the network of a row, or not run it at its size."""
-    if len(spec.input_size) == 3:
-        yield "it is for images"
     doubling = tuple(spec.widths[0] * 2**stage for stage in range(len(spec.widths)))
     if spec.widths != doubling:
         yield f"its widths double with every stage, {doubling} instead of {spec.widths}"

@@ -59,11 +59,9 @@ def unused(state_dict: Mapping[str, Tensor], spec: object = None) -> tuple[str, 
 
 def differences(spec: MPViTSpec) -> Iterator[str]:
     """Why their code would not build the network of a row."""
-    if len(spec.input_size) == 3:
-        yield "it is for images"
     for name in ("heads", "position_kernels", "kernel", "stem_stride"):
         ours, theirs = getattr(spec, name), MPViTSpec.__dataclass_fields__[name].default
-        if len(spec.input_size) == 2 and ours != theirs:
+        if ours != theirs:
             yield f"it has {name} {theirs}, not {ours}"
     if spec.mlp_ratio % 1:
         yield f"it takes whole numbers for mlp_ratio, not {spec.mlp_ratio}"
