@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from stvit.backbones.base import Backbone
@@ -37,6 +36,7 @@ from stvit.datasets.frame_sources import read_frames
 from stvit.datasets.image_folder import read_image
 from stvit.datasets.image_splits import imagenet_names, readable
 from stvit.datasets.image_transforms import evaluation_transform, shown
+from stvit.engine.predict import clip_pixels
 from stvit.errors import UserError, nearest
 from stvit.hub import from_pretrained, is_pretrained
 from stvit.preprocessing import Preprocessing
@@ -123,22 +123,10 @@ def class_number(word: str | None, names: Sequence[str]) -> int | None:
 
 def prepared(source: str, preprocessing: Preprocessing) -> Tensor:
     """The input as the network takes it, ``(C, H, W)`` or ``(C, T, H, W)``, cropped at the centre and normalised."""
-    prepare = evaluation_transform(preprocessing)
     if preprocessing.frames is None:
         image = read_image(source)
-        return prepare(image.convert("L") if preprocessing.channels == 1 else image)
-    frames = read_frames(source)
-    if not len(frames):
-        raise UserError(f"{source} has no frames")
-    places = np.linspace(0, len(frames) - 1, preprocessing.frames).round().astype(int)
-    return torch.stack([prepare(as_image(frames[t], preprocessing.channels)) for t in places], dim=1)
-
-
-def as_image(frame: NDArray[np.uint8] | NDArray[np.float32], channels: int) -> Image.Image:
-    """A frame ``(C, H, W)`` of 1 or 3 channels as the picture that it would be in a file."""
-    levels = frame if frame.dtype == np.uint8 else (255 * frame).round().astype(np.uint8)
-    image = Image.fromarray(levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, -1))
-    return image.convert("L" if channels == 1 else "RGB")
+        return evaluation_transform(preprocessing)(image.convert("L") if preprocessing.channels == 1 else image)
+    return clip_pixels(read_frames(source), preprocessing)
 
 
 def description(cam: Cam, names: Sequence[str], what: str) -> list[str]:

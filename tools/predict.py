@@ -1,4 +1,4 @@
-r"""Classify an image, or predict the frames that follow those of an array, image folder, GIF or video.
+r"""Classify an image or a clip, or predict the frames that follow those of an array, image folder, GIF or video.
 
 The checkpoint decides which. A classifier's most probable classes are printed.
 
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="weights in any known layout, or a save_pretrained folder")
     parser.add_argument("--model", help="the network's name, for a checkpoint that does not carry it (published ones)")
-    parser.add_argument("--input", required=True, help="an image; for frames an array, folder of images, GIF or video")
+    parser.add_argument(
+        "--input", required=True, help="an image; for clips and frames an array, folder of images, GIF or video"
+    )
     parser.add_argument("--output", type=Path, help="folder for the results; made if missing. Needed for frames")
     parser.add_argument("--top-k", type=int, help="images: how many classes to name (default: 5)")
     parser.add_argument("--out-frames", type=int, help="frames: how many (default: what the model was made for)")

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from stvit.datasets.frame_sources import frames_from_array, read_frames, to_model_frames
+from stvit.datasets.frame_sources import Frames, frames_from_array, read_frames, to_model_frames
 from stvit.datasets.image_folder import read_image, rgb
 from stvit.datasets.image_splits import imagenet_names, readable
-from stvit.datasets.image_transforms import cropped, normalised
+from stvit.datasets.image_transforms import cropped, evaluation_transform, normalised
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 
@@ -57,7 +57,7 @@ def predict(
     top_k: int | None = None,
     device: str | torch.device | None = None,
 ) -> Prediction:
-    """Classify an image, or predict the frames that follow: what the model was trained for.
+    """Classify an image or a clip, or predict the frames that follow: what the model was trained for.
 
     Args:
         source: of a predictor, and what ``out_frames``, ``start`` and ``sequence`` are for: see
@@ -81,31 +81,31 @@ def predict(
         return predict_frames(source, model, **frames_only)
     for name, value in frames_only.items():
         if value is not None:
-            raise UserError(f"{name}={value} is for frame prediction; this model classifies images: leave it out")
+            raise UserError(f"{name}={value} is for frame prediction; this model classifies: leave it out")
     return classify(source, model, top_k=5 if top_k is None else top_k)
 
 
 def classify(source: Source, model: nn.Module, *, top_k: int = 5) -> ClassPrediction:
-    """The most probable classes of one image.
+    """The most probable classes of one image or, by a network of clips, of one clip.
 
     Args:
         source: an image file (read by the rules of :func:`stvit.datasets.read_image`), a Pillow image, or an array or
             tensor ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)`` with C of 1 or 3: uint8 of 0 to 255, or floats in [0, 1].
-        model: a classifier of images with its ``preprocessing``, by which the image is resized, cropped at the centre
-            and normalised. Where that names no labels, 1,000 classes are taken for ImageNet-1k's; ids of
+            Of clips a file, folder, array or tensor as :func:`predict_frames` takes them, see :func:`clip_pixels`.
+        model: a classifier with its ``preprocessing``, by which the image is resized, cropped at the centre and
+            normalised. Where that names no labels, 1,000 classes are taken for ImageNet-1k's; ids of
             its classes (``n01440764``) are told in English.
         top_k: how many classes at most.
 
     Raises:
-        UserError: a source that is no image, a model that does not classify images.
+        UserError: a source that is no image or no clip, a model that does not classify.
     """
     described = _described(model)
-    if described.task != "classification" or described.frames:
-        takes = f"clips of {described.frames} frames" if described.frames else f"the task {described.task!r}"
-        raise UserError(f"classify knows models of still images; this one is for {takes}")
+    if described.task != "classification":
+        raise UserError(f"classify knows models of the task 'classification'; {_name(model)}'s is {described.task!r}")
     if not isinstance(top_k, Integral) or top_k < 1:
         raise UserError(f"top_k must be a whole number of at least 1, not {top_k!r}")
-    pixels, where = _read_image(source, described)
+    pixels, where = (_read_clip if described.frames else _read_image)(source, described)
     with _evaluating(model), torch.inference_mode():
         logits = model(_like_weights(pixels[None], model))[0].float().cpu()
     if not logits.isfinite().all():
@@ -193,7 +193,7 @@ def _described(model: nn.Module) -> Preprocessing:
     return described
 
 
-def _read(source: Source, sequence: int | None, start: int | None, count: int) -> tuple[np.ndarray, str]:
+def _read(source: Source, sequence: int | None, start: int | None, count: int | None) -> tuple[np.ndarray, str]:
     if isinstance(source, Tensor):
         if source.dtype == torch.bfloat16:
             source = source.float()
@@ -203,10 +203,36 @@ def _read(source: Source, sequence: int | None, start: int | None, count: int) -
         return frames_from_array(source, where, sequence=sequence, start=start, count=count), where
     if not isinstance(source, str | PathLike):
         raise UserError(
-            f"frames are predicted from a path, a numpy array or a tensor, not from a {type(source).__name__}: "
+            f"frames are read from a path, a numpy array or a tensor, not from a {type(source).__name__}: "
             "np.stack turns a list of frames into an array"
         )
     return read_frames(source, sequence=sequence, start=start, count=count), str(source)
+
+
+def clip_pixels(frames: Frames, described: Preprocessing) -> Tensor:
+    """Frames ``(T, C, H, W)`` as a network of clips takes them, ``(channels, described.frames, *input_size)``.
+
+    So many are spread evenly from the first to the last (some twice where there are fewer), and each is prepared as an
+    image is: as 8 bits, resized, cropped at the centre and normalised.
+    """
+    if not len(frames) or described.frames is None:
+        raise UserError(f"a clip of {described.frames} frames cannot be made of {len(frames)}")
+    prepare = evaluation_transform(described)
+    places = np.linspace(0, len(frames) - 1, described.frames).round().astype(int)
+    return torch.stack([prepare(_frame_image(frames[t], described.channels)) for t in places], dim=1)
+
+
+def _frame_image(frame: NDArray[np.uint8] | NDArray[np.float32], channels: int) -> Image.Image:
+    """A frame ``(C, H, W)`` of 1 or 3 channels as the picture that it would be in a file."""
+    levels = frame if frame.dtype == np.uint8 else (255 * frame).round().astype(np.uint8)
+    image = Image.fromarray(levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, -1))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _read_clip(source: Source, described: Preprocessing) -> tuple[Tensor, str]:
+    """The clip as the model takes it, ``(C, T, H, W)``, and what to call it in messages."""
+    frames, where = _read(source, None, None, None)
+    return clip_pixels(frames, described), where
 
 
 def _read_image(source: Source, described: Preprocessing) -> tuple[Tensor, str]:
