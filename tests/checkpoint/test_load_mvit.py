@@ -57,7 +57,8 @@ def test_another_variant_is_refused_with_both_names(to, layout: str) -> None:
     with pytest.raises(UserError, match=said) as error:
         load_checkpoint(model, to(weightless("mvitv2_small")))
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 220
+    assert str(error.value).endswith("create_model('mvitv2_small') builds its network")
+    assert len(str(error.value)) < 260
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
