@@ -23,7 +23,8 @@ from torch import Tensor
 
 from stvit.backbones.base import Backbone, BackboneSpec
 from stvit.errors import UserError, nearest
-from stvit.inflation_rules import BIAS_TABLE, FAMILIES, RULES, Family, Rule
+from stvit.inflation_rules import FAMILIES, RULES, Family, Rule
+from stvit.layers.position import BIAS_TABLE
 from stvit.model import Model
 from stvit.registry import create_model, list_models, model_spec
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from stvit.backbones.mixvit import MixViT, MixViTSpec
 from stvit.errors import UserError
 from stvit.inflation import Inflated
-from stvit.inflation_rules import BIAS_TABLE, Rule, inflate_kernel
-from stvit.layers.position import resize_bias_table
+from stvit.inflation_rules import Rule, inflate_kernel
+from stvit.layers.position import BIAS_TABLE, resize_bias_table
 from stvit.predictors.mixvit3d import MixViT3DPredictor, Predictor3DSpec
 
 _BLOCKS = re.compile(r"translator\.stages\.(\d+)\.(blocks\..+)")

@@ -22,7 +22,7 @@ from stvit.backbones.mixvit import MixViT, MixViTSpec
 from stvit.backbones.mpvit import MPViT, MPViTSpec
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.layers.decomposed_position import resize_table
-from stvit.layers.position import resize_bias_table
+from stvit.layers.position import BIAS_TABLE, resize_bias_table
 
 Rule = Literal["centre", "mean"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -71,7 +71,6 @@ def differing_settings(
     return found
 
 
-BIAS_TABLE = "rel_pos.table"
 _MEAN_DIMS = "the rule mean lets zero padding dim the ends of a clip"
 _WORDS = {"kv_stride": "key stride", "q_stride": "query stride", "relative_position": "relative positions"}
 

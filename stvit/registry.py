@@ -172,6 +172,8 @@ def create_model(
     _describe(model, name, plain, entry.preprocessing(spec))
     if pretrained and checkpoint is not None:
         raise UserError("pretrained=True and checkpoint= both name weights: leave one out")
+    if features_only:
+        model = _feature_maps(model, name, plain, out_indices)
     if pretrained:
         from stvit.checkpoint.pretrained import load_pretrained  # as below
 
@@ -180,12 +182,16 @@ def create_model(
         from stvit.checkpoint import load_checkpoint  # reading files is not needed to build a model
 
         load_checkpoint(model, checkpoint)
-    if not features_only:
-        return model
+    return model
+
+
+def _feature_maps(
+    model: Model, name: str, args: dict[str, object], out_indices: int | Sequence[int] | None
+) -> FeatureMaps:
     if not isinstance(model, Backbone):
         raise UserError(f"{name} has no stages: features_only is for backbones")
     maps = FeatureMaps(model, out_indices)
-    _describe(maps, name, {**plain, "features_only": True, "out_indices": maps.out_indices}, model.preprocessing)
+    _describe(maps, name, {**args, "features_only": True, "out_indices": maps.out_indices}, model.preprocessing)
     return maps
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "stvit.models2d": {*NETWORKS, *BASE},
     "stvit.models3d": {*NETWORKS, *BASE, "stvit.models2d", "stvit.inflation"},
     "stvit.datasets": {"stvit.errors", "stvit.preprocessing"},
-    "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.inflation"},
+    "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.inflation", "stvit.inflation_predictor"},
     "stvit.config": {"stvit.backbones", *BASE},  # a file of others becomes a row of ours
 }
 

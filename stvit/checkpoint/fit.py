@@ -15,11 +15,10 @@ from stvit.backbones.base import Backbone
 from stvit.checkpoint.remedy import remedy
 from stvit.errors import UserError
 from stvit.layers.decomposed_position import resize_table
-from stvit.layers.position import resize_bias_table
+from stvit.layers.position import BIAS_TABLE, resize_bias_table
 
 _SHOWN = 3  # names of each kind in an error
 _TABLE = re.compile(r"(^|\.)(rel_pos_[thw]|pos_embed_spatial|pos_embed_temporal)$")
-_BIAS_TABLE = "rel_pos.table"
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _resized(key: str, tensor: Tensor, target: Tensor, network: nn.Module) -> Te
     if tensor.ndim != target.ndim or not tensor.is_floating_point():
         return None
     wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-    if key.endswith(_BIAS_TABLE) and isinstance(network, Backbone):
+    if key.endswith(BIAS_TABLE) and isinstance(network, Backbone):
         return resize_bias_table(wide, target.shape) if tensor.shape[0] == target.shape[0] else None
     if not _TABLE.search(key) or tensor.shape[-1] != target.shape[-1]:
         return None

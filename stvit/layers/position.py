@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from stvit.layers.depthwise import depthwise_conv
 
+BIAS_TABLE = "rel_pos.table"  # how the names of its tables end in every network
+
 
 class RelativePositionBias(nn.Module):
     """One learned bias per head and per offset between two tokens of a window of two or three sides.

@@ -46,6 +46,8 @@ def test_a_detectors_backbone_gives_the_published_normalised_maps() -> None:
     detector["neck.lateral_convs.0.conv.weight"] = torch.zeros(1)
     report = stvit.load_checkpoint(maps, {"state_dict": detector})
     assert "neck.lateral_convs.0.conv.weight" in report.dropped
+    at_once = stvit.create_model("mixvit_t_224", features_only=True, map_norm=True, checkpoint={"state_dict": detector})
+    assert torch.equal(at_once.network.map_norms[3].weight, maps.network.map_norms[3].weight.float())
     with torch.no_grad():
         got = maps(fixture.x.double())
     for i in range(4):
