@@ -56,11 +56,19 @@ def group_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None = None) -> Te
     if mask is None:
         q, k, v = rearrange(qkv, "b g n (three h d) -> three (b g) h n d", three=3, h=heads)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return rearrange(out, "(b g) h n d -> b g n (h d)", g=groups)
+        return _beside(rearrange(out, "(b g) h n d -> b g n h d", g=groups))
     q, k, v = rearrange(qkv, "b g n (three h d) -> three b (g h) n d", three=3, h=heads)
     seen = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)  # (G, heads, N, N)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.flatten(0, 1).unsqueeze(0))
-    return rearrange(out, "b (g h) n d -> b g n (h d)", g=groups)
+    return _beside(rearrange(out, "b (g h) n d -> b g n h d", g=groups))
+
+
+def _beside(heads: Tensor) -> Tensor:
+    """``(..., heads, d)`` with the heads of a token beside each other, ``(..., heads d)``.
+
+    The exporter to ONNX replaces fused attention by one of another memory layout, of which no view can be made.
+    """
+    return (heads.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else heads).flatten(-2)
 
 
 class ChannelAttention(nn.Module):
