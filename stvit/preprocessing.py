@@ -10,6 +10,7 @@ from stvit.errors import UserError, nearest
 
 Task = Literal["classification", "prediction"]
 CROP_MODES = ("center", "squash")
+CLIP_SAMPLINGS = ("dense", "segments")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Preprocessing:
     frames: int | None = None  # frames the model takes; None for still images
     out_frames: int | None = None  # frames it predicts; None for classification
     labels: tuple[str, ...] | None = None  # class names, in the order of the logits
+    # Of networks of clips. dense: frames a constant time apart; segments: one of each of as many equal parts of the
+    # video (Wang et al., arXiv:1608.00859).
+    clip_sampling: str = field(default="dense", kw_only=True)
+    sampling_rate: int = field(default=4, kw_only=True)  # dense: spacing of the frames, in frames at target_fps
+    target_fps: float = field(default=30.0, kw_only=True)
+    test_views: int = field(default=1, kw_only=True)  # clips of a video, spread over it, whose scores are averaged
+    test_crops: int = field(default=1, kw_only=True)  # 1: the centre; 3: both ends of the longer side too
 
     def to_dict(self) -> dict[str, object]:
         """Plain values only, for checkpoints and JSON."""

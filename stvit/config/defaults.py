@@ -8,6 +8,8 @@ from fvcore.common.config import CfgNode
 FREE_LISTS: dict[str, type] = {
     "DATA.MEAN": float,
     "DATA.STD": float,
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE": float,
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE": float,
     "MOVING_MNIST.NUM_DIGITS": int,
     "MOVING_MNIST.TEST_NUM_DIGITS": int,
 }
@@ -37,6 +39,9 @@ def default_config() -> CfgNode:
     _C.MODEL.NAME = "mixvit_predictor"
     # Train with BatchNorm as in evaluation: its running statistics normalise and stay as they are.
     _C.MODEL.FROZEN_BN = False
+    # Weights to begin from, of any layout, images' too for a network of clips (they are inflated); a classifier for other
+    # classes begins at random. Empty: see TRAIN.CHECKPOINT_FILE_PATH.
+    _C.MODEL.INIT = ""
     # Settings of that model that differ from its published row, for example MODEL.ARGS.hidden_spatial.
     _C.MODEL.ARGS = CfgNode(new_allowed=True)
     # Classes of a classifier.
@@ -49,11 +54,13 @@ def default_config() -> CfgNode:
     _C.BN.NORM_TYPE = "batchnorm"
 
     _C.DATA = CfgNode()
-    # What the model learns from: moving_mnist, or imagenet (folders of images, one a class); the video sets kinetics
-    # and ssv2 are known, so that files for them load, but nothing can be trained on them yet.
+    # What the model learns from: moving_mnist; imagenet (folders of images, one a class); kinetics (lists of labelled
+    # videos, or folders of them, one a class; clips of frames a constant time apart); ssv2 (the same, but a clip has one
+    # frame of each of DATA.NUM_FRAMES equal parts of its video).
     _C.DATA.DATASET = "moving_mnist"
     # Folder of the raw files (for Moving MNIST: the idx files of MNIST, mnist_test_seq.npy; for imagenet: train/, val/
-    # and test/ with a folder a class).
+    # and test/ with a folder a class; for videos: train.csv, val.csv and test.csv with a path and a label a line, or
+    # folders as for imagenet).
     _C.DATA.PATH_TO_DATA_DIR = "data"
     # Folder for sets that are made once; empty: a folder inside PATH_TO_DATA_DIR.
     _C.DATA.CACHE_DIR = ""
@@ -73,8 +80,37 @@ def default_config() -> CfgNode:
     # What gets that size: the short side (center), or both sides whatever the image's shape (squash); empty: the
     # model's own.
     _C.DATA.VAL_CROP_MODE = ""
-    # Frames of a clip; video networks only.
+    # Frames of a clip; video networks only, as all keys of DATA from here on.
     _C.DATA.NUM_FRAMES = 16
+    # kinetics: the spacing of a clip's frames, in frames of a video of TARGET_FPS frames a second.
+    _C.DATA.SAMPLING_RATE = 4
+    _C.DATA.TARGET_FPS = 30.0
+    # Training draws the speed of each clip from TARGET_FPS to so much above it.
+    _C.DATA.TRAIN_JITTER_FPS = 0.0
+    # Whether the last of several test clips ends with the video; False: they begin at equal parts of it (SlowFast's).
+    _C.DATA.USE_OFFSET_SAMPLING = True
+    # Training crops have a random share of the frame's area and a random width over height; empty: the short side gets
+    # a random length of TRAIN_JITTER_SCALES, and the crop a random place.
+    _C.DATA.TRAIN_JITTER_SCALES_RELATIVE = [0.08, 1.0]
+    _C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = [0.75, 1.3333]
+    # Lowest and highest short side, pixels; whether its inverse is drawn evenly instead.
+    _C.DATA.TRAIN_JITTER_SCALES = [256, 320]
+    _C.DATA.INV_UNIFORM_SAMPLE = False
+    # Mirror half of the training clips; False where classes differ by left and right.
+    _C.DATA.RANDOM_FLIP = True
+    # What relative paths in lists are relative to; empty: the list's folder.
+    _C.DATA.PATH_PREFIX = ""
+    # What stands between path and label in lists; empty: told from the list (space, comma or tab).
+    _C.DATA.PATH_LABEL_SEPARATOR = ""
+    # File with the names of the classes, a line each, in the order of their numbers; lists may then name classes.
+    _C.DATA.LABEL_FILE = ""
+    # Library that decodes: auto (pyav), pyav, decord or torchcodec.
+    _C.DATA.DECODER = "auto"
+    # What training does with a video that cannot be decoded: raise stops; skip leaves it out of its batch; replace takes
+    # another one of the list. Evaluation stops with raise, and otherwise counts it as a mistake.
+    _C.DATA.ON_BAD_VIDEO = "raise"
+    # More of the list's videos than this, in percent, stop the run in any case.
+    _C.DATA.MAX_BAD_PERCENT = 1.0
 
     # Augmentation of training images; a random crop and a flip are always there.
     _C.AUG = CfgNode()
@@ -220,6 +256,10 @@ def default_config() -> CfgNode:
     _C.TEST.BATCH_SIZE = 16
     # Weights to evaluate, in any layout that stvit.load_checkpoint reads; empty: the best of this run.
     _C.TEST.CHECKPOINT_FILE_PATH = ""
+    # Videos: clips spread over each whose scores are averaged, and crops of each clip (1: the centre of a short side of
+    # DATA.TEST_CROP_SIZE over DATA.VAL_CROP_RATIO; 3: the longer side's beginning, middle and end).
+    _C.TEST.NUM_ENSEMBLE_VIEWS = 5
+    _C.TEST.NUM_SPATIAL_CROPS = 1
     # Evaluate simple extrapolations (all black, last frame, ...) beside the model.
     _C.TEST.BASELINES = True
 

@@ -1,0 +1,64 @@
+"""One way to read frames from a video, whichever library decodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from stvit.errors import UserError
+
+# What DATA.DECODER may say; auto is pyav.
+DECODERS = ("auto", "pyav", "decord", "torchcodec")
+
+
+class UndecodableVideoError(UserError):
+    """A file that is no video, a broken one, or one without frames; names the file and the first cause."""
+
+
+class VideoReader(Protocol):
+    """An open video. Frames are counted from 0 in the order in which they are shown; close it after use."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame is shown, ``(N,)`` seconds, increasing, 0 for the first; N counts the decodable frames."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` in pixels as shown, after the rotation that the file asks for."""
+
+    @property
+    def fps(self) -> float:
+        """Frames per second on average; of a single frame what the file declares, or 1."""
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The frames of these numbers, in this order, repeated ones too: ``(len(indices), H, W, 3)`` RGB.
+
+        Raises:
+            UndecodableVideoError: one of them cannot be decoded.
+            IndexError: there is no such frame.
+        """
+
+    def close(self) -> None:
+        """Give back file and memory; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def open_video(path: str | PathLike[str], decoder: str = "auto", *, folder_fps: float = 30.0) -> VideoReader:
+    """Open a video file, or a folder of numbered images as one of ``folder_fps`` frames a second.
+
+    Raises:
+        UndecodableVideoError: see there; also a file without a video stream.
+        UserError: no such file, no permission, an unknown decoder or one that is not installed.
+    """
+    raise NotImplementedError
