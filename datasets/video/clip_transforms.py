@@ -32,7 +32,7 @@ def training_clip(frames: NDArray[np.uint8], augmentation: ClipAugmentation) -> 
     raise NotImplementedError
 
 
-def test_crops(frames: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+def view_crops(frames: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
     """Frames ``(T, H, W, 3)`` to the crops of a test view, uint8 ``(test_crops, 3, T, h, w)``."""
     raise NotImplementedError
 
