@@ -6,7 +6,7 @@ from fvcore.common.config import CfgNode
 
 from stvit.config.derived import classifier_settings
 from stvit.engine.distributed import World
-from stvit.engine.tasks.classification import ImageClassification
+from stvit.engine.tasks.images import ImageClassification
 from stvit.engine.tasks.moving_mnist import MovingMNISTPrediction, predictor_settings
 from stvit.engine.tasks.task import Task
 from stvit.errors import UserError
