@@ -227,6 +227,6 @@ def test_numbers_above_their_limit_are_refused_and_the_limit_is_not(key):
 
 def test_every_numeric_setting_has_a_range():
     checked = {*AT_LEAST_ONE, *NOT_NEGATIVE, *ABOVE_ZERO, *PROBABILITIES, *FRACTIONS, *RATIOS}
-    by_hand = {"SOLVER.ONECYCLE_PCT_START", "MOVING_MNIST.IMAGE_SIZE"}
+    by_hand = {"SOLVER.ONECYCLE_PCT_START", "MOVING_MNIST.IMAGE_SIZE", "TEST.NUM_SPATIAL_CROPS"}
     numeric = {key for key, value in leaves(default_config()).items() if type(value) in (int, float)}
     assert numeric == checked | by_hand

@@ -9,6 +9,7 @@ from typing import NoReturn, Protocol
 
 from fvcore.common.config import CfgNode
 
+from stvit.config.clip_checks import check_clips
 from stvit.config.defaults import default_config
 from stvit.config.reading import COMMAND_LINE, leaves
 from stvit.errors import UserError, nearest
@@ -16,6 +17,8 @@ from stvit.errors import UserError, nearest
 CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.DATASET": ("moving_mnist", "imagenet", "kinetics", "ssv2"),
     "DATA.VAL_CROP_MODE": ("", "center", "squash"),
+    "DATA.DECODER": ("auto", "pyav", "decord", "torchcodec"),
+    "DATA.ON_BAD_VIDEO": ("raise", "skip", "replace"),
     "AUG.INTERPOLATION": ("bicubic", "bilinear", "random"),
     "AUG.RE_MODE": ("pixel", "rand", "const"),
     "MOVING_MNIST.DIGITS": ("mnist", "sklearn"),
@@ -31,6 +34,7 @@ AT_LEAST_ONE = (
     "DATA.TRAIN_CROP_SIZE",
     "DATA.TEST_CROP_SIZE",
     "DATA.NUM_FRAMES",
+    "DATA.SAMPLING_RATE",
     "AUG.NUM_SAMPLE",
     "AUG.REPEATS",
     "AUG.RE_COUNT",
@@ -45,12 +49,15 @@ AT_LEAST_ONE = (
     "TRAIN.EVAL_PERIOD",
     "TRAIN.CHECKPOINT_PERIOD",
     "TEST.BATCH_SIZE",
+    "TEST.NUM_ENSEMBLE_VIEWS",
     "SOLVER.MAX_EPOCH",
 )
 
 NOT_NEGATIVE = (
     "NUM_GPUS",
     "RNG_SEED",
+    "DATA.TRAIN_JITTER_FPS",
+    "DATA.MAX_BAD_PERCENT",
     "AUG.COLOR_JITTER",
     "MIXUP.ALPHA",
     "MIXUP.CUTMIX_ALPHA",
@@ -66,6 +73,7 @@ NOT_NEGATIVE = (
 )
 
 AT_MOST: dict[str, int] = {
+    "DATA.MAX_BAD_PERCENT": 100,
     "RNG_SEED": 2**63 - 1,  # what torch's generators and the counters of the sequences take
     "MOVING_MNIST.TRAIN_SEQUENCES": 2**31,
     "MOVING_MNIST.VAL_SEQUENCES": 2**31,
@@ -84,7 +92,7 @@ FRACTIONS = ("MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM", "SOLVER.EMA_DECAY")
 # Above 0, and 1 or less.
 RATIOS = ("SOLVER.LAYER_DECAY", "MOVING_MNIST.STEP")
 
-ABOVE_ZERO = ("SOLVER.BASE_LR", "SOLVER.ONECYCLE_DIV", "SOLVER.ONECYCLE_FINAL_DIV")
+ABOVE_ZERO = ("DATA.TARGET_FPS", "SOLVER.BASE_LR", "SOLVER.ONECYCLE_DIV", "SOLVER.ONECYCLE_FINAL_DIV")
 
 
 def check(cfg: CfgNode, places: Mapping[str, str]) -> None:
@@ -106,10 +114,15 @@ def check(cfg: CfgNode, places: Mapping[str, str]) -> None:
     _check_devices(cfg, refuse)
     _check_solver(cfg, places, refuse)
     _check_test(cfg, refuse)
+    if cfg.MODEL.INIT and cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        said = f"TRAIN.CHECKPOINT_FILE_PATH is {cfg.TRAIN.CHECKPOINT_FILE_PATH!r}"
+        refuse("MODEL.INIT", f"{said}: a run begins from one of them; leave the other out")
     if cfg.DATA.DATASET == "moving_mnist":
         _check_moving_mnist(cfg, refuse)
     else:
         _check_classification(cfg, refuse)
+        if cfg.DATA.DATASET != "imagenet":
+            check_clips(cfg, refuse)
 
 
 class Refuse(Protocol):

@@ -39,8 +39,8 @@ def default_config() -> CfgNode:
     _C.MODEL.NAME = "mixvit_predictor"
     # Train with BatchNorm as in evaluation: its running statistics normalise and stay as they are.
     _C.MODEL.FROZEN_BN = False
-    # Weights to begin from, of any layout, images' too for a network of clips (they are inflated); a classifier for other
-    # classes begins at random. Empty: see TRAIN.CHECKPOINT_FILE_PATH.
+    # Weights to begin from, of any layout, images' too for a network of clips (they are inflated); a classifier for
+    # other classes begins at random. Empty: see TRAIN.CHECKPOINT_FILE_PATH, which cannot be given beside it.
     _C.MODEL.INIT = ""
     # Settings of that model that differ from its published row, for example MODEL.ARGS.hidden_spatial.
     _C.MODEL.ARGS = CfgNode(new_allowed=True)
@@ -55,8 +55,8 @@ def default_config() -> CfgNode:
 
     _C.DATA = CfgNode()
     # What the model learns from: moving_mnist; imagenet (folders of images, one a class); kinetics (lists of labelled
-    # videos, or folders of them, one a class; clips of frames a constant time apart); ssv2 (the same, but a clip has one
-    # frame of each of DATA.NUM_FRAMES equal parts of its video).
+    # videos, or folders of them, one a class; clips of frames a constant time apart); ssv2 (the same, but a clip has
+    # one frame of each of DATA.NUM_FRAMES equal parts of its video).
     _C.DATA.DATASET = "moving_mnist"
     # Folder of the raw files (for Moving MNIST: the idx files of MNIST, mnist_test_seq.npy; for imagenet: train/, val/
     # and test/ with a folder a class; for videos: train.csv, val.csv and test.csv with a path and a label a line, or
@@ -76,6 +76,8 @@ def default_config() -> CfgNode:
     # Side of the central square that it is evaluated on, pixels.
     _C.DATA.TEST_CROP_SIZE = 224
     # Evaluation resizes images to TEST_CROP_SIZE over this before it cuts out the centre; 0: the model's own, as above.
+    # Of clips the own one is for its own number of crops; with another TEST.NUM_SPATIAL_CROPS 0 stands for SlowFast's,
+    # 0.875 with one crop and 1 with three.
     _C.DATA.VAL_CROP_RATIO = 0.0
     # What gets that size: the short side (center), or both sides whatever the image's shape (squash); empty: the
     # model's own.
@@ -89,11 +91,11 @@ def default_config() -> CfgNode:
     _C.DATA.TRAIN_JITTER_FPS = 0.0
     # Whether the last of several test clips ends with the video; False: they begin at equal parts of it (SlowFast's).
     _C.DATA.USE_OFFSET_SAMPLING = True
-    # Training crops have a random share of the frame's area and a random width over height; empty: the short side gets
-    # a random length of TRAIN_JITTER_SCALES, and the crop a random place.
+    # Training crops have a random share of the frame's area and a random width over height, between these two; shares
+    # empty: the short side gets a random length of TRAIN_JITTER_SCALES, and the crop a random place.
     _C.DATA.TRAIN_JITTER_SCALES_RELATIVE = [0.08, 1.0]
     _C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = [0.75, 1.3333]
-    # Lowest and highest short side, pixels; whether its inverse is drawn evenly instead.
+    # Lowest and highest short side, pixels, at least TRAIN_CROP_SIZE; whether its inverse is drawn evenly instead.
     _C.DATA.TRAIN_JITTER_SCALES = [256, 320]
     _C.DATA.INV_UNIFORM_SAMPLE = False
     # Mirror half of the training clips; False where classes differ by left and right.
@@ -106,8 +108,8 @@ def default_config() -> CfgNode:
     _C.DATA.LABEL_FILE = ""
     # Library that decodes: auto (pyav), pyav, decord or torchcodec.
     _C.DATA.DECODER = "auto"
-    # What training does with a video that cannot be decoded: raise stops; skip leaves it out of its batch; replace takes
-    # another one of the list. Evaluation stops with raise, and otherwise counts it as a mistake.
+    # What training does with a video that cannot be decoded: raise stops; skip leaves it out of its batch; replace
+    # takes another one of the list. Evaluation stops with raise, and otherwise counts it as a mistake.
     _C.DATA.ON_BAD_VIDEO = "raise"
     # More of the list's videos than this, in percent, stop the run in any case.
     _C.DATA.MAX_BAD_PERCENT = 1.0
@@ -256,8 +258,8 @@ def default_config() -> CfgNode:
     _C.TEST.BATCH_SIZE = 16
     # Weights to evaluate, in any layout that stvit.load_checkpoint reads; empty: the best of this run.
     _C.TEST.CHECKPOINT_FILE_PATH = ""
-    # Videos: clips spread over each whose scores are averaged, and crops of each clip (1: the centre of a short side of
-    # DATA.TEST_CROP_SIZE over DATA.VAL_CROP_RATIO; 3: the longer side's beginning, middle and end).
+    # Videos: clips spread over each whose scores are averaged, and crops of each clip (1: the centre; 3: the longer
+    # side's beginning, middle and end). Their short side is DATA.TEST_CROP_SIZE over DATA.VAL_CROP_RATIO.
     _C.TEST.NUM_ENSEMBLE_VIEWS = 5
     _C.TEST.NUM_SPATIAL_CROPS = 1
     # Evaluate simple extrapolations (all black, last frame, ...) beside the model.

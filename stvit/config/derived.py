@@ -1,14 +1,20 @@
-"""What several settings decide together: the arguments of a classifier, and the learning rates of a batch."""
+"""What several settings decide together: a classifier's arguments, how its input is prepared, a batch's rates."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fvcore.common.config import CfgNode
 
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from stvit.datasets.video.clip_sampling import ClipSampling
+
+# DATA.VAL_CROP_RATIO where neither the settings nor the model say it, by TEST.NUM_SPATIAL_CROPS: SlowFast's.
+_USUAL_CROP_FRACTION = {1: 0.875, 3: 1.0}
 
 
 class LearningRates(NamedTuple):
@@ -48,23 +54,82 @@ def image_preprocessing(cfg: CfgNode, own: Preprocessing) -> Preprocessing:
     )
 
 
-# Which setting decides each part of how images are prepared.
+def clip_preprocessing(cfg: CfgNode, own: Preprocessing) -> Preprocessing:
+    """How clips are chosen from videos and prepared: as :func:`image_preprocessing`, with the keys of videos.
+
+    Where DATA.VAL_CROP_RATIO is open, ``own`` decides the crop if it is for as many crops, otherwise SlowFast's rule:
+    the centre of a short side of TEST_CROP_SIZE / 0.875, or three crops of a short side of TEST_CROP_SIZE.
+    """
+    crops, dense = cfg.TEST.NUM_SPATIAL_CROPS, cfg.DATA.DATASET != "ssv2"
+    prepared = image_preprocessing(cfg, own)
+    if not cfg.DATA.VAL_CROP_RATIO and crops != own.test_crops:
+        prepared = dataclasses.replace(prepared, crop_fraction=_USUAL_CROP_FRACTION[crops])
+    return dataclasses.replace(
+        prepared,
+        crop_mode="center" if crops > 1 else prepared.crop_mode,  # a squashed frame has no longer side
+        frames=cfg.DATA.NUM_FRAMES,
+        clip_sampling="dense" if dense else "segments",
+        sampling_rate=cfg.DATA.SAMPLING_RATE if dense else own.sampling_rate,
+        target_fps=cfg.DATA.TARGET_FPS if dense else own.target_fps,
+        test_views=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        test_crops=crops,
+    )
+
+
+def clip_sampling(cfg: CfgNode, preprocessing: Preprocessing) -> ClipSampling:
+    """Which frames make a clip, in training and in evaluation, which leaves the random speed out.
+
+    Args:
+        cfg: the settings, for what a model's description does not hold.
+        preprocessing: of :func:`clip_preprocessing`.
+    """
+    from stvit.datasets.video.clip_sampling import ClipSampling  # reading settings needs no data sets
+
+    assert preprocessing.frames is not None
+    return ClipSampling(
+        frames=preprocessing.frames,
+        method=preprocessing.clip_sampling,
+        rate=preprocessing.sampling_rate,
+        target_fps=preprocessing.target_fps,
+        fps_jitter=cfg.DATA.TRAIN_JITTER_FPS,
+        offset=cfg.DATA.USE_OFFSET_SAMPLING,
+    )
+
+
+# Which setting decides each part of how images and clips are prepared.
 _PREPARED_BY = {
     "input_size": "DATA.TEST_CROP_SIZE",
     "mean": "DATA.MEAN",
     "std": "DATA.STD",
     "interpolation": "AUG.INTERPOLATION",
+    "frames": "DATA.NUM_FRAMES",
+    "clip_sampling": "DATA.DATASET",
+    "sampling_rate": "DATA.SAMPLING_RATE",
+    "target_fps": "DATA.TARGET_FPS",
+    "test_views": "TEST.NUM_ENSEMBLE_VIEWS",
+    "test_crops": "TEST.NUM_SPATIAL_CROPS",
     "crop_fraction": "DATA.VAL_CROP_RATIO",
     "crop_mode": "DATA.VAL_CROP_MODE",
+}
+
+# What follows from another part, and is not a contradiction of its own where that one differs.
+_FOLLOWS = {
+    "crop_fraction": "test_crops",
+    "crop_mode": "test_crops",
+    "sampling_rate": "clip_sampling",
+    "target_fps": "clip_sampling",
 }
 
 
 def contradictions(prepared: Preprocessing, own: Preprocessing, whose: str) -> list[str]:
     """A sentence for each setting that makes ``prepared`` differ from ``own``; ``whose`` it is, for the sentence."""
+    kind = "images" if prepared.frames is None else "clips"
+    different = [name for name in _PREPARED_BY if getattr(prepared, name) != getattr(own, name)]
     return [
-        f"{key} prepares images with {name.replace('_', ' ')} {value}; {whose} has {theirs}"
-        for name, key in _PREPARED_BY.items()
-        if (value := getattr(prepared, name)) != (theirs := getattr(own, name))
+        f"{_PREPARED_BY[name]} prepares {kind} with {name.replace('_', ' ')} {getattr(prepared, name)}; {whose} has "
+        f"{getattr(own, name)}"
+        for name in different
+        if _FOLLOWS.get(name) not in different
     ]
 
 
