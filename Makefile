@@ -44,10 +44,11 @@ types: $(STAMP)
 
 # A test that hangs for five minutes ends the run with every thread's traceback, instead of being waited for.
 NO_HANGING := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+# A process a core, up to four, each with whole files of tests, so that what a file prepares is prepared once.
 # The script and not `python -m pytest`, which puts this folder, and with it `datasets`, on the import path.
 pytest: $(STAMP)
 	@echo "== pytest"
-	@$(BIN)/pytest -q $(NO_HANGING)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q $(NO_HANGING) --numprocesses auto --maxprocesses 4 --dist loadfile
 
 clean:
 	@rm -rf build dist stvit.egg-info .pytest_cache .mypy_cache .ruff_cache
