@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 from stvit.datasets.counter_random import item_bases, mix, word_steps
 from stvit.errors import UserError
 from stvit.preprocessing import CROP_MODES, Preprocessing
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose, InterpolationMode
 
 Transform = Callable[[Image.Image], Tensor]
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -51,36 +55,45 @@ def training_transform(augmentation: Augmentation) -> Transform:
     Raises:
         UserError: ``auto_augment`` is not in timm's notation.
     """
-    from timm.data import create_transform  # heavy, and needed for training only
-    from torchvision.transforms import Compose
-
     a = augmentation
+    (transform,) = timm_chains(
+        a.size,
+        a.auto_augment,
+        scale=a.area,
+        ratio=a.aspect,
+        hflip=a.flip,
+        color_jitter=a.color_jitter,
+        interpolation=a.interpolation,
+        mean=a.mean,
+        std=a.std,
+        re_prob=a.erase,
+        re_mode=a.erase_mode,
+        re_count=a.erase_count,
+    )
+    return transform
+
+
+def timm_chains(size: tuple[int, int], auto_augment: str, **settings: object) -> tuple[Compose, ...]:
+    """What ``timm.data.create_transform`` makes for training, mended: one chain, or three with ``separate=True``.
+
+    Raises:
+        UserError: ``auto_augment`` is not in timm's notation.
+    """
+    from timm.data import create_transform  # heavy, and needed for training only
+
     try:
-        transform: Compose = create_transform(
-            a.size,
-            is_training=True,
-            scale=a.area,
-            ratio=a.aspect,
-            hflip=a.flip,
-            color_jitter=a.color_jitter,
-            auto_augment=a.auto_augment or None,
-            interpolation=a.interpolation,
-            mean=a.mean,
-            std=a.std,
-            re_prob=a.erase,
-            re_mode=a.erase_mode,
-            re_count=a.erase_count,
-        )
+        made = create_transform(size, is_training=True, auto_augment=auto_augment or None, **settings)  # type: ignore[arg-type]
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
-            f"the augmentation {a.auto_augment!r} (AUG.AA_TYPE) is not in timm's notation, such as "
+            f"the augmentation {auto_augment!r} (AUG.AA_TYPE) is not in timm's notation, such as "
             f"'rand-m9-n6-mstd0.5-inc1': {error or type(error).__name__}"
         ) from error
-    for step in transform.transforms:
+    chains = made if isinstance(made, tuple) else (made,)
+    for step in (step for chain in chains for step in chain.transforms):
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = _posterized
-    return transform
+    return chains
 
 
 def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
@@ -100,28 +113,41 @@ def cropped(image: Image.Image | Tensor, preprocessing: Preprocessing) -> Image.
     ``Resize(short side)`` and ``CenterCrop``. A longer side's fraction of a pixel is cut off, as there. Mode ``squash``
     resizes both sides to it, whatever the image's shape, as timm does. Antialiased, also on tensors ``(C, h, w)``.
     """
-    from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import center_crop, resize
 
-    H, W = preprocessing.input_size
-    covered_h, covered_w = (int(side / preprocessing.crop_fraction) for side in (H, W))
     w, h = image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
+    mode = interpolation_mode(preprocessing.interpolation)
+    resized = resize(image, list(resized_size(h, w, preprocessing)), mode, antialias=True)
+    return center_crop(resized, list(preprocessing.input_size))
+
+
+def resized_size(h: int, w: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """``(H, W)`` that an image of ``(h, w)`` is resized to before it is cropped; see :func:`cropped`."""
+    covered_h, covered_w = (int(side / preprocessing.crop_fraction) for side in preprocessing.input_size)
     if preprocessing.crop_mode not in CROP_MODES:
         raise UserError(
             f"images are cropped in one of the modes {', '.join(CROP_MODES)}, not {preprocessing.crop_mode!r}"
         )
     if preprocessing.crop_mode == "squash":
-        size = [covered_h, covered_w]
-    elif covered_h * w >= covered_w * h:
-        size = [covered_h, int(covered_h * w / h)]
-    else:
-        size = [int(covered_w * h / w), covered_w]
+        return covered_h, covered_w
+    if covered_h * w >= covered_w * h:
+        return covered_h, int(covered_h * w / h)
+    return int(covered_w * h / w), covered_w
+
+
+def interpolation_mode(name: str) -> InterpolationMode:
+    """torchvision's value for a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    from torchvision.transforms.v2 import InterpolationMode
+
     try:
-        mode = InterpolationMode(preprocessing.interpolation)
+        return InterpolationMode(name)
     except ValueError:
         known = ", ".join(mode.value for mode in InterpolationMode)
-        raise UserError(f"images are resized by one of {known}, not {preprocessing.interpolation!r}") from None
-    return center_crop(resize(image, size, mode, antialias=True), [H, W])
+        raise UserError(f"images are resized by one of {known}, not {name!r}") from None
 
 
 def normalised(image: Image.Image | Tensor, preprocessing: Preprocessing) -> Tensor:
