@@ -15,53 +15,36 @@ from torch import nn
 
 from stvit.checkpoint.load import load_into, open_checkpoint
 from stvit.config import config_to_dict
-from stvit.engine.evaluate_classes import evaluate_classes
-from stvit.engine.evaluate_frames import evaluate_frames
 from stvit.engine.provenance import TrainingRecord, code_commit, training_record, versions
 from stvit.engine.signals import Stopped, StopRequest
-from stvit.engine.tasks import ImageClassification, MovingMNISTPrediction
+from stvit.engine.tasks import Task
 from stvit.errors import UserError
 from stvit.visual.files import replace_files
 
 
-def evaluate(
-    cfg: CfgNode,
-    model: nn.Module,
-    task: MovingMNISTPrediction | ImageClassification,
-    stop: StopRequest,
-    training_seconds: float | None,
-) -> None:
-    """Measure the weights that the settings name on the task's test set; write ``results.json`` and the task's pictures
+def evaluate(cfg: CfgNode, model: nn.Module, task: Task, stop: StopRequest, training_seconds: float | None) -> None:
+    """Measure the weights that the settings name on the task's test set; write ``results.json`` and the task's files
     to OUTPUT_DIR, all of them or none; print the table.
 
-    All processes call it and share the images of a classifier; frames are predicted by the first alone.
+    All processes call it; they share the test set where the task says so, otherwise the first measures alone.
 
     Raises:
         UserError: there are no weights to evaluate, or they do not fit the model.
         Stopped: a signal came.
         OSError: the files cannot be read or written.
     """
-    if isinstance(task, ImageClassification):
+    if task.shares_test_set:
         _evaluate(cfg, model, task, stop, training_seconds)
     else:
         stop.on_main(lambda: _evaluate(cfg, model, task, stop, training_seconds))
 
 
-def _evaluate(
-    cfg: CfgNode,
-    model: nn.Module,
-    task: MovingMNISTPrediction | ImageClassification,
-    stop: StopRequest,
-    training_seconds: float | None,
-) -> None:
+def _evaluate(cfg: CfgNode, model: nn.Module, task: Task, stop: StopRequest, training_seconds: float | None) -> None:
     weights, trained = load_weights(cfg, model, task.selected_by)
     begun = time.monotonic()
     model.eval()
     try:
-        if isinstance(task, ImageClassification):
-            outcome = evaluate_classes(cfg, model, task, stop, trained)
-        else:
-            outcome = evaluate_frames(cfg, model, task, stop, trained)
+        outcome = task.evaluate(cfg, model, stop, trained)
     except Stopped as stopped:
         line = "stopped in the evaluation; nothing of the training is lost, the same command evaluates again"
         raise Stopped(stopped.signum, line) from None
@@ -88,7 +71,7 @@ def _evaluate(
         "evaluation_seconds": time.monotonic() - begun,
     }
     folder = Path(cfg.OUTPUT_DIR)
-    files = {folder / name: content for name, content in outcome.pictures.items()}
+    files = {folder / name: content for name, content in outcome.files.items()}
     files[folder / "results.json"] = (json.dumps(finite(results), indent=2, allow_nan=False) + "\n").encode()
     replace_files(files)
     print(outcome.text)

@@ -6,6 +6,7 @@ import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from fvcore.common.config import CfgNode
@@ -19,12 +20,14 @@ from stvit.engine.distributed import gather_objects
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
-from stvit.engine.tasks import ImageClassification
 from stvit.metrics.accuracy import ClassMetrics
 from stvit.visual.confusion import MOST_CLASSES, confusion_png
 from stvit.visual.gallery import Classified, draw_gallery
 from stvit.visual.report import results_table
 from stvit.visual.strips import encode_png
+
+if TYPE_CHECKING:
+    from stvit.engine.tasks.images import ImageClassification
 
 PROTOCOL = {
     "top1_accuracy": "percent of images whose highest logit is the true class's; of equal logits the first counts",
@@ -90,7 +93,7 @@ def evaluate_classes(
             "preprocessing": {k: v for k, v in task.preprocessing.to_dict().items() if k in PREPARED},
             "notes": [*task.notes(), *contradictions, *([CHOSEN_ON_TEST] if flattered else [])],
         },
-        pictures=pictures,
+        files=pictures,
         text="\n".join(
             [
                 f"test set: {measured.metrics.samples} images of {len(images.classes)} classes in {images.folder}",

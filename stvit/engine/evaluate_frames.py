@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from fvcore.common.config import CfgNode
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
-from stvit.engine.tasks import MovingMNISTPrediction
 from stvit.metrics.frames import FrameMetrics
 from stvit.predictors.baselines import BASELINES
 from stvit.visual.curves import curves_png
 from stvit.visual.report import results_table
 from stvit.visual.strips import Example, animation, draw_strip, encode_png
+
+if TYPE_CHECKING:
+    from stvit.engine.tasks.moving_mnist import MovingMNISTPrediction
 
 Predict = Callable[[Tensor, int], Tensor]
 
@@ -59,7 +62,7 @@ def evaluate_frames(
             "notes": [*task.notes(), *([FLATTERED] if flattered else [])],
             "sequences": measured.metrics[cfg.MODEL.NAME].sequences,
         },
-        pictures={
+        files={
             "strips.png": encode_png(draw_strip(examples)),
             "prediction.gif": animation(examples[1]),
             "curves.png": draw_curves(measured, task, cfg.MODEL.NAME),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """Numbers, pictures and a table; the same on every process, or pictures and text on the first alone."""
+    """Numbers, files and a table; the same on every process, or files and text on the first alone."""
 
     results: dict[str, object]  # entries of results.json; "protocol" and "notes" among them
-    pictures: dict[str, bytes]  # file name -> content
+    files: dict[str, bytes]  # of pictures and the like: name -> content
     text: str  # for the screen

@@ -51,6 +51,8 @@ class Classification(Generic[Batch]):
     """
 
     selected_by = "top1_error"
+    shares_test_set = True
+    model_settings = staticmethod(classifier_settings)
     samples = "images"  # what they are called in messages
 
     def __init__(self, cfg: CfgNode, world: World) -> None:

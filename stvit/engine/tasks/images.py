@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from stvit.config.derived import image_preprocessing
@@ -16,6 +16,10 @@ from stvit.datasets import ImageBatch, ImageFolder, ImageList
 from stvit.datasets.image_splits import image_splits, logits_of_classes
 from stvit.datasets.image_transforms import Augmentation, evaluation_transform, training_transform
 from stvit.engine.distributed import World, rank_slice
+from stvit.engine.evaluate_classes import evaluate_classes
+from stvit.engine.outcome import Outcome
+from stvit.engine.provenance import TrainingRecord
+from stvit.engine.signals import StopRequest
 from stvit.engine.tasks.classification import Classification, unspoilt
 from stvit.preprocessing import Preprocessing
 
@@ -100,6 +104,10 @@ class ImageClassification(Classification[ImageBatch]):
         if self.world.size > 1:
             dataset = Subset(dataset, rank_slice(len(images), self.world))
         yield from unspoilt(self._load(dataset, self._eval_batch))
+
+    def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
+        """See :class:`stvit.engine.tasks.Task`."""
+        return evaluate_classes(cfg, model, self, stop, trained)
 
 
 def augmentation(cfg: CfgNode, preprocessing: Preprocessing) -> Augmentation:

@@ -22,6 +22,9 @@ from stvit.datasets import (
     moving_mnist_splits,
 )
 from stvit.engine.distributed import World, rank_slice, sum_over_ranks
+from stvit.engine.evaluate_frames import evaluate_frames
+from stvit.engine.outcome import Outcome
+from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
 from stvit.errors import UserError
 from stvit.registry import model_spec
@@ -58,6 +61,8 @@ class MovingMNISTPrediction:
     """Frame prediction on Moving MNIST: mean squared error in training, the published MSE for selection."""
 
     selected_by = "mse"
+    shares_test_set = False
+    model_settings = staticmethod(predictor_settings)
 
     def __init__(self, cfg: CfgNode, world: World) -> None:
         """Prepare the three sets.
@@ -176,3 +181,7 @@ class MovingMNISTPrediction:
     def eval_batches(self, split: MovingMNIST | FrameSequences) -> Iterable[SequenceBatch]:
         """All sequences of a fixed set, in order."""
         return self._load(split, self._eval_batch)
+
+    def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
+        """See :class:`stvit.engine.tasks.Task`."""
+        return evaluate_frames(cfg, model, self, stop, trained)

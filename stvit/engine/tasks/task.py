@@ -1,22 +1,30 @@
-"""What the training loop asks of a task."""
+"""What a run asks of its task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
+import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from stvit.engine.distributed import World
+from stvit.engine.outcome import Outcome
+from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
 
 Batch = TypeVar("Batch")
 
 
 class Task(Protocol[Batch]):
-    """All that the training loop knows about what is being learnt."""
+    """All that training and evaluation know about what is being learnt."""
 
+    world: World
+    device: torch.device
     selected_by: str  # the entry of validate() that the best checkpoint has lowest
     batches_per_epoch: int
+    shares_test_set: bool  # among all processes; otherwise the first measures all of it
     frames_per_sample: int  # for the speed in frames/s
     identity: dict[str, object]  # plain values that say what the data are, for checkpoints and results
 
@@ -37,3 +45,11 @@ class Task(Protocol[Batch]):
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """Metrics of the validation set; takes no number from the global generators."""
+
+    def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
+        """Measure the model, in evaluation mode, on the test set.
+
+        Raises:
+            UserError: the test set cannot be read, or the checkpoint does not fit it.
+            Stopped: a signal came.
+        """
