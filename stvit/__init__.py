@@ -3,7 +3,9 @@
 import stvit.models2d
 import stvit.models3d  # noqa: F401  (registers the models)
 from stvit.checkpoint import LoadReport, load_checkpoint
-from stvit.engine.predict import ClassPrediction, FramePrediction, Prediction, predict
+from stvit.engine.class_prediction import ClassPrediction
+from stvit.engine.predict import Prediction, predict
+from stvit.engine.predict_frames import FramePrediction
 from stvit.errors import UserError
 from stvit.hub import from_pretrained
 from stvit.inflation import inflate

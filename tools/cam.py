@@ -36,7 +36,7 @@ from stvit.datasets.frame_sources import read_frames
 from stvit.datasets.image_folder import read_image
 from stvit.datasets.image_splits import imagenet_names, readable
 from stvit.datasets.image_transforms import evaluation_transform, shown
-from stvit.engine.predict import clip_pixels
+from stvit.engine.classify_clips import clip_pixels
 from stvit.errors import UserError, nearest
 from stvit.hub import from_pretrained, is_pretrained
 from stvit.preprocessing import Preprocessing

@@ -32,7 +32,9 @@ import numpy as np
 import torch
 
 from stvit.cli import ArgumentParser, run
-from stvit.engine.predict import ClassPrediction, FramePrediction, predict
+from stvit.engine.class_prediction import ClassPrediction
+from stvit.engine.predict import predict
+from stvit.engine.predict_frames import FramePrediction
 from stvit.errors import UserError
 from stvit.registry import create_model
 from stvit.visual.files import replace_files

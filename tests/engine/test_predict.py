@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stvit.datasets.image_transforms import evaluation_transform
-from stvit.engine.predict import classify, predict, predict_frames
+from stvit.engine.predict import classify, predict
+from stvit.engine.predict_frames import predict_frames
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 

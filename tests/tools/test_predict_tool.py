@@ -16,7 +16,8 @@ from tool_calls import ToolCall
 import stvit
 from stvit.checkpoint import model_from_checkpoint, pack_model, save_checkpoint
 from stvit.checkpoint.layouts import openstl_mixvit
-from stvit.engine.predict import FramePrediction, predict
+from stvit.engine.predict import predict
+from stvit.engine.predict_frames import FramePrediction
 
 TOOL = Path(__file__).parents[2] / "tools" / "predict.py"
 ROWS = {"prediction.npy", "prediction.gif", "strip.png"}
