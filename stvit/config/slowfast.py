@@ -8,9 +8,8 @@ mvit's otherwise; SlowFast's files for MViT have to set such things (MODEL.ARCH)
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from stvit.config.defaults import default_config
 from stvit.config.reading import COMMAND_LINE, Setting, decoded, leaves
@@ -28,47 +27,11 @@ from stvit.config.slowfast_keys import (
     REFUSED,
     SLOWFAST,
 )
-from stvit.errors import UserError, nearest
+from stvit.config.slowfast_rules import CLIPS, DEFAULT_OF, RULES, Translation, translate_clips, translate_dataset
+from stvit.errors import UserError
 
 # Settings that name the network; any of them makes a file one of theirs.
 _NETWORK = ("MODEL.MODEL_NAME", "MODEL.ARCH")
-
-# How the place of a setting begins that is in no file.
-_DEFAULT_OF = "default of "
-
-DATASETS = {"imagenet": "imagenet", "imagenetprefetch": "imagenet", "kinetics": "kinetics", "ssv2": "ssv2"}
-
-
-@dataclass
-class _Translation:
-    """Settings of theirs by key, the last of each, and what has become of them so far."""
-
-    theirs: dict[str, Setting]
-    on_cpu: bool
-    told_by: str = ""  # how the project was recognised, for messages about its defaults
-    ours: list[Setting] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def value(self, key: str) -> object:
-        return self.theirs[key].value
-
-    def is_default(self, key: str) -> bool:
-        return self.theirs[key].place.startswith(_DEFAULT_OF)
-
-    def say(self, key: str, value: object, because_of: str) -> None:
-        """Set one of our keys; the place is that of their setting."""
-        self.ours.append(Setting(key, value, self.theirs[because_of].place))
-
-    def refuse(self, key: str, wanted: str) -> NoReturn:
-        setting = self.theirs[key]
-        if not self.is_default(key):
-            raise UserError(f"{setting.place}: {key} is {setting.value!r}, but {wanted}")
-        other = DEFAULTS.get(key, (ABSENT,))[0]  # mvit's, which is one of stvit's networks
-        way_out = f"{key}: {other}" if isinstance(other, bool | str) and other != setting.value else key
-        raise UserError(
-            f"{setting.place}{self.told_by}: {key} is {setting.value!r}, but {wanted}; set {way_out} in the file"
-        )
 
 
 def translate(settings: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
@@ -87,7 +50,7 @@ def translate(settings: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
         return list(settings), []
     if describes is None or named is not None:
         own = [s for s in settings if s not in foreign]
-        translation = _Translation({s.key: _read(s) for s in foreign}, on_cpu)
+        translation = Translation({s.key: _read(s) for s in foreign}, on_cpu)
         if named is not None:
             _adjust_named(translation, named)
         _translate_each(translation)
@@ -95,10 +58,12 @@ def translate(settings: Sequence[Setting]) -> tuple[list[Setting], list[str]]:
     project = _project([s for s in settings if s.place != COMMAND_LINE] or settings)
     telling = next((s for s in settings if s.key in ONLY_SLOWFAST), None) if project == SLOWFAST else describes
     told_by = f" (whose file this is by {telling.key}, {telling.place})" if telling is not None else ""
-    translation = _Translation(_with_defaults(settings, project), on_cpu, told_by)
+    translation = Translation(_with_defaults(settings, project), on_cpu, told_by)
     translation.remarks += _repeated(settings, project)
     _translate_network(translation)
     _translate_each(translation)
+    if translation.dataset in CLIPS:
+        translate_clips(translation)
     shared = [s for key, s in translation.theirs.items() if key in known]
     own = [s for s in settings if s.key not in KNOWN]
     return [*shared, *translation.ours, *own], _remarks(translation)
@@ -155,7 +120,7 @@ def _project(settings: Iterable[Setting]) -> str:
 
 def _with_defaults(settings: Iterable[Setting], project: str) -> dict[str, Setting]:
     """All that the project has a default for, and what else of theirs is set, with values of the right kind."""
-    place = f"{_DEFAULT_OF}{project}"
+    place = f"{DEFAULT_OF}{project}"
     theirs: dict[str, Setting] = {}
     for key, (mvit, slowfast) in DEFAULTS.items():
         value = mvit if project == MVIT else slowfast
@@ -202,7 +167,7 @@ def _repeated(settings: Iterable[Setting], project: str) -> list[str]:
     return remarks
 
 
-def _translate_network(translation: _Translation) -> None:
+def _translate_network(translation: Translation) -> None:
     """MODEL.NAME and MODEL.ARGS."""
     from stvit.config.mvit_keys import mvit_spec_from_keys, nearest_row  # needs the models; other settings do not
 
@@ -225,7 +190,7 @@ def _translate_network(translation: _Translation) -> None:
         translation.ours.append(Setting(f"MODEL.ARGS.{key}", plain, place))
 
 
-def _adjust_named(translation: _Translation, named: Setting) -> None:
+def _adjust_named(translation: Translation, named: Setting) -> None:
     """What their keys may change in a network that has a name here."""
     for key, setting in translation.theirs.items():
         if key == "MVIT.DROPPATH_RATE":
@@ -239,107 +204,23 @@ def _adjust_named(translation: _Translation, named: Setting) -> None:
             )
 
 
-def _translate_each(translation: _Translation) -> None:
+def _translate_each(translation: Translation) -> None:
     """All settings of theirs that do not describe the network."""
     theirs = translation.theirs
     for key, (harmless, why) in REFUSED.items():
         if key in theirs and translation.value(key) not in harmless:
             translation.refuse(key, why)
-    for key, rule in _RULES.items():
+    for key, rule in RULES.items():
         if key in theirs:
             rule(translation)
-    _translate_dataset(translation)
+    translate_dataset(translation)
     ours = {*leaves(default_config()), *DEFAULTS, *REFUSED}
     for key, setting in theirs.items():
         if not (setting.value in AS_HERE[key] if key in AS_HERE else key in ours):
             translation.ignored.append(key)
 
 
-def _translate_dataset(translation: _Translation) -> None:
-    """DATA.DATASET from TRAIN.DATASET and TEST.DATASET."""
-    given = [k for k in ("TRAIN.DATASET", "TEST.DATASET") if k in translation.theirs]
-    written = [k for k in given if not translation.is_default(k)] or given
-    names = {}
-    for key in written:
-        name = str(translation.value(key))
-        if name.lower() not in DATASETS:
-            translation.refuse(key, f"of their data sets stvit knows {', '.join(DATASETS)}{nearest(name, DATASETS)}")
-        names[key] = DATASETS[name.lower()]
-    if len(set(names.values())) > 1:
-        translation.refuse(written[0], f"TEST.DATASET is {translation.value('TEST.DATASET')!r}: a run has one data set")
-    if written:
-        translation.say("DATA.DATASET", names[written[0]], written[0])
-
-
-def _augmentation(translation: _Translation) -> None:
-    if translation.value("AUG.ENABLE") is not True:
-        for key, nothing in (("AA_TYPE", ""), ("COLOR_JITTER", 0.0), ("RE_PROB", 0.0), ("NUM_SAMPLE", 1)):
-            translation.say(f"AUG.{key}", nothing, "AUG.ENABLE")
-
-
-def _mixing(translation: _Translation) -> None:
-    """Their label smoothing is a part of mixing."""
-    if translation.value("MIXUP.ENABLE") is not True:
-        translation.say("MIXUP.LABEL_SMOOTH_VALUE", 0.0, "MIXUP.ENABLE")
-
-
-def _precision(translation: _Translation) -> None:
-    """Their mixed precision is float16, and only on GPUs."""
-    mixed = translation.value("TRAIN.MIXED_PRECISION") is True and not translation.on_cpu
-    translation.say("TRAIN.PRECISION", "fp16" if mixed else "fp32", "TRAIN.MIXED_PRECISION")
-
-
-def _warmup(translation: _Translation) -> None:
-    """Where there is no warm-up, its start is not looked at."""
-    if not translation.value("SOLVER.WARMUP_EPOCHS"):
-        translation.say("SOLVER.WARMUP_START_LR", 0.0, "SOLVER.WARMUP_EPOCHS")
-
-
-def _machines(translation: _Translation) -> None:
-    """They count the batch of one machine; here it is that of the whole run."""
-    machines = translation.value("NUM_SHARDS")
-    if not isinstance(machines, int) or machines < 1:
-        translation.refuse("NUM_SHARDS", "a run has at least one machine")
-    if machines == 1:
-        return
-    if "TRAIN.BATCH_SIZE" not in translation.theirs:  # one of our files, whose batch is that of the run already
-        translation.ignored.append("NUM_SHARDS")
-        return
-    scaled = ["TRAIN.BATCH_SIZE"]
-    if translation.value("SOLVER.BASE_LR_SCALE_NUM_SHARDS"):
-        scaled += ["SOLVER.BASE_LR", "SOLVER.WARMUP_START_LR", "SOLVER.COSINE_END_LR"]
-    for key in scaled:
-        value = translation.value(key)
-        assert isinstance(value, int | float)
-        translation.theirs[key] = replace(translation.theirs[key], value=value * machines)
-    translation.remarks.append(
-        f"NUM_SHARDS {machines}: {', '.join(scaled)} are multiplied by it: here a batch is that of all processes"
-    )
-
-
-def _crop_ratio(translation: _Translation) -> None:
-    key = "DATA.IN_VAL_CROP_RATIO"
-    if not translation.is_default(key):  # SlowFast's default is mvit's, and ours
-        translation.say("DATA.VAL_CROP_RATIO", translation.value(key), key)
-
-
-def _position_decay(translation: _Translation) -> None:
-    key = "MVIT.ZERO_DECAY_POS_CLS"
-    translation.say("SOLVER.ZERO_WD_POS_CLS", translation.value(key), key)
-
-
-_RULES: dict[str, Callable[[_Translation], None]] = {
-    "AUG.ENABLE": _augmentation,
-    "MIXUP.ENABLE": _mixing,
-    "TRAIN.MIXED_PRECISION": _precision,
-    "NUM_SHARDS": _machines,
-    "SOLVER.WARMUP_EPOCHS": _warmup,
-    "DATA.IN_VAL_CROP_RATIO": _crop_ratio,
-    "MVIT.ZERO_DECAY_POS_CLS": _position_decay,
-}
-
-
-def _remarks(translation: _Translation) -> list[str]:
+def _remarks(translation: Translation) -> list[str]:
     remarks = list(translation.remarks)
     left = [key for key in translation.ignored if key in LEFTOVER]
     ignored = [key for key in translation.ignored if key not in LEFTOVER]

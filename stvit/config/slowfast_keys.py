@@ -52,9 +52,22 @@ DEFAULTS: dict[str, tuple[object, object]] = {
             "VAL_CROP_RATIO": (0.875, ABSENT),
             "MEAN": ([0.485, 0.456, 0.406], [0.45, 0.45, 0.45]),
             "STD": ([0.229, 0.224, 0.225], [0.225, 0.225, 0.225]),
+            "DECODING_BACKEND": (ABSENT, "torchvision"),
+            "INV_UNIFORM_SAMPLE": (ABSENT, False),
             "NUM_FRAMES": (ABSENT, 8),
+            "PATH_LABEL_SEPARATOR": (ABSENT, " "),
+            "PATH_PREFIX": (ABSENT, ""),
+            "RANDOM_FLIP": (ABSENT, True),
+            "REVERSE_INPUT_CHANNEL": (ABSENT, False),
+            "SAMPLING_RATE": (ABSENT, 8),
+            "TARGET_FPS": (ABSENT, 30.0),
             "TEST_CROP_SIZE": (224, 256),
             "TRAIN_CROP_SIZE": (224, 224),
+            "TRAIN_JITTER_ASPECT_RELATIVE": (ABSENT, []),
+            "TRAIN_JITTER_FPS": (ABSENT, 0.0),
+            "TRAIN_JITTER_SCALES": (ABSENT, [256, 320]),
+            "TRAIN_JITTER_SCALES_RELATIVE": (ABSENT, []),
+            "USE_OFFSET_SAMPLING": (ABSENT, False),
         },
     ),
     **_group("DATA_LOADER", _both(NUM_WORKERS=8, PIN_MEMORY=True)),
@@ -127,7 +140,16 @@ DEFAULTS: dict[str, tuple[object, object]] = {
         },
     ),
     **_group("TENSORBOARD", {"ENABLE": (ABSENT, False)}),
-    **_group("TEST", {"BATCH_SIZE": (64, 8), "DATASET": ("imagenet", "kinetics"), "ENABLE": (False, True)}),
+    **_group(
+        "TEST",
+        {
+            "BATCH_SIZE": (64, 8),
+            "DATASET": ("imagenet", "kinetics"),
+            "ENABLE": (False, True),
+            "NUM_ENSEMBLE_VIEWS": (ABSENT, 10),
+            "NUM_SPATIAL_CROPS": (ABSENT, 3),
+        },
+    ),
     **_group(
         "TRAIN",
         {
@@ -148,8 +170,17 @@ PATHS = frozenset({"DATA.PATH_TO_DATA_DIR", "TEST.CHECKPOINT_FILE_PATH", "TRAIN.
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "AUG.GEN_MASK_LOADER": ((False,), "stvit does not train on masked inputs"),
     "AUG.RE_SPLIT": ((False,), "random erasing treats all images of a batch alike"),
+    "DATA.DUMMY_LOAD": ((False,), "every sample is read anew"),
+    "DATA.ENSEMBLE_METHOD": (("sum",), "the scores of a video's views are averaged"),
     "DATA.IN22K_TRAINVAL": ((False,), "training and validation images are two folders"),
+    "DATA.LOADER_CHUNK_SIZE": ((0,), "an epoch has the whole list"),
     "DATA.MULTI_LABEL": ((False,), "every sample has one label"),
+    "DATA.SKIP_ROWS": ((0,), "every line of a list is a video: take the others out"),
+    "DATA.SSL_COLOR_JITTER": ((False,), "colours change by AUG.AA_TYPE or AUG.COLOR_JITTER"),
+    "DATA.TIME_DIFF_PROB": ((0.0,), "clips are frames, not their differences"),
+    "DATA.TRAIN_CROP_NUM_SPATIAL": ((1,), "AUG.NUM_SAMPLE makes several views of a clip"),
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": ((1,), "a video gives one clip at a time"),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": ((False,), "a crop stays where it is during its clip"),
     "DETECTION.ENABLE": ((False,), "stvit does not train detectors"),
     "MASK.ENABLE": ((False,), "stvit does not train on masked inputs"),
     "MODEL.DETACH_FINAL_FC": ((False,), "the whole network learns"),
@@ -173,6 +204,7 @@ AS_HERE: dict[str, tuple[object, ...]] = {
     "TEST.CHECKPOINT_SQUEEZE_TEMPORAL": (True, False),
     "TRAIN.CHECKPOINT_EPOCH_RESET": (True,),
     "TRAIN.CHECKPOINT_INFLATE": (True, False),
+    "TRAIN.CHECKPOINT_IN_INIT": (True, False),
 }
 
 
@@ -200,13 +232,9 @@ IGNORED: frozenset[str] = frozenset(
     )
     | _names(
         "DATA",
-        "COLOR_RND_GRAYSCALE DECODING_BACKEND DECODING_SHORT_SIZE DUMMY_LOAD ENSEMBLE_METHOD IN22k_VAL_IN1K "
-        "INV_UNIFORM_SAMPLE LOADER_CHUNK_OVERALL_SIZE LOADER_CHUNK_SIZE PATH_LABEL_SEPARATOR PATH_PREFIX "
-        "PATH_TO_PRELOAD_IMDB RANDOM_FLIP REVERSE_INPUT_CHANNEL SAMPLING_RATE SKIP_ROWS SSL_BLUR_SIGMA_MAX "
-        "SSL_BLUR_SIGMA_MIN SSL_COLOR_BRI_CON_SAT SSL_COLOR_HUE SSL_COLOR_JITTER SSL_MOCOV2_AUG TARGET_FPS "
-        "TIME_DIFF_PROB TRAIN_CROP_NUM_SPATIAL TRAIN_CROP_NUM_TEMPORAL TRAIN_JITTER_ASPECT_RELATIVE TRAIN_JITTER_FPS "
-        "TRAIN_JITTER_MOTION_SHIFT TRAIN_JITTER_SCALES TRAIN_JITTER_SCALES_RELATIVE TRAIN_PCA_EIGVAL TRAIN_PCA_EIGVEC "
-        "USE_OFFSET_SAMPLING",
+        "COLOR_RND_GRAYSCALE DECODING_SHORT_SIZE IN22k_VAL_IN1K LOADER_CHUNK_OVERALL_SIZE PATH_TO_PRELOAD_IMDB "
+        "SSL_BLUR_SIGMA_MAX SSL_BLUR_SIGMA_MIN SSL_COLOR_BRI_CON_SAT SSL_COLOR_HUE SSL_MOCOV2_AUG TRAIN_PCA_EIGVAL "
+        "TRAIN_PCA_EIGVEC",
     )
     | _names(
         "DEMO",
@@ -244,8 +272,8 @@ IGNORED: frozenset[str] = frozenset(
         "MODEL_VIS.INPUT_VIDEO MODEL_VIS.LAYER_LIST MODEL_VIS.MODEL_WEIGHTS MODEL_VIS.TOPK_PREDS "
         "WRONG_PRED_VIS.ENABLE WRONG_PRED_VIS.SUBSET_PATH WRONG_PRED_VIS.TAG",
     )
-    | _names("TEST", "NUM_ENSEMBLE_VIEWS NUM_SPATIAL_CROPS NUM_TEMPORAL_CLIPS SAVE_RESULTS_PATH")
-    | _names("TRAIN", "CHECKPOINT_CLEAR_NAME_PATTERN CHECKPOINT_IN_INIT KILL_LOSS_EXPLOSION_FACTOR")
+    | _names("TEST", "NUM_TEMPORAL_CLIPS SAVE_RESULTS_PATH")
+    | _names("TRAIN", "CHECKPOINT_CLEAR_NAME_PATTERN KILL_LOSS_EXPLOSION_FACTOR")
     | _names("X3D", "BN_LIN5 BOTTLENECK_FACTOR CHANNELWISE_3x3x3 DEPTH_FACTOR DIM_C1 DIM_C5 SCALE_RES2 WIDTH_FACTOR")
 )
 

@@ -69,7 +69,13 @@ def slowfast(variant: str, frames: int, crop: int, **more: object) -> dict[str, 
     return {
         "MVIT": blocks,
         "MODEL": {"ARCH": "mvit", "MODEL_NAME": "MViT", "LOSS_FUNC": "soft_cross_entropy"},
-        "DATA": {"NUM_FRAMES": frames, "TRAIN_CROP_SIZE": crop, "TEST_CROP_SIZE": crop, "INPUT_CHANNEL_NUM": [3]},
+        "DATA": {
+            "NUM_FRAMES": frames,
+            "TRAIN_CROP_SIZE": crop,
+            "TEST_CROP_SIZE": crop,
+            "TRAIN_JITTER_SCALES": [356, 446] if crop > 256 else [256, 320],
+            "INPUT_CHANNEL_NUM": [3],
+        },
     }
 
 
