@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ ON_BAD_VIDEO = ("raise", "skip", "replace")
 class BadVideo(NamedTuple):
     """A video that cannot be used, in plain values that cross process borders."""
 
-    index: int  # number in the list
+    index: int  # type: ignore[assignment]  # number in the list (and not tuple.index)
     name: str  # the path as the list writes it
     cause: str  # the first one, in one line
 
@@ -46,17 +45,20 @@ class BadVideos:
         return len(self.causes)
 
     def note(self, bad: Iterable[BadVideo]) -> None:
-        """Write down videos that are not in the ledger yet.
+        """Write down those videos that are not in the ledger yet.
 
         Raises:
-            UserError: they are more than ``max_percent`` of the list; names the first of all.
+            UserError: there are bad ones, and more than ``max_percent`` of the list now; names the first of all.
         """
-        new = {video.name: video.cause for video in reversed(list(bad)) if video.name not in self.causes}
-        if not new:
-            return
-        self._append(reversed(new.items()))
-        self.causes.update(reversed(new.items()))
-        if len(self) > self.total * self.max_percent / 100:
+        bad = list(bad)
+        new: dict[str, str] = {}
+        for video in bad:
+            if video.name not in self.causes:
+                new.setdefault(video.name, video.cause)
+        if new:
+            self._append(new.items())
+            self.causes.update(new)
+        if bad and len(self) > self.total * self.max_percent / 100:
             name, cause = next(iter(self.causes.items()))
             where = f", all in {self.file}" if self.file is not None else ""
             raise UserError(
@@ -65,16 +67,16 @@ class BadVideos:
             )
 
     def _append(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Add rows in one write, so that a reader never sees half of them."""
+        """Add rows in one write, so that hardly ever half a row is left behind."""
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        written = self.file.read_bytes() if self.file.exists() else b""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        if not written:
+            text.write("name,cause\n")
+        elif not written.endswith(b"\n"):  # a killed run began a row
+            text.write("\n")
+        csv.writer(text, lineterminator="\n").writerows(rows)
         with self.file.open("ab") as file:
-            if file.tell() == 0:
-                writer.writerow(("name", "cause"))
-            writer.writerows(rows)
             file.write(text.getvalue().encode("utf-8", errors="surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
