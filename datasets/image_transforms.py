@@ -201,13 +201,23 @@ def sample_seed(seed: int, stream: int, epoch: int, index: int, repeat: int = 0)
 def seeded(seed: int) -> Iterator[None]:
     """Inside, the generators of Python, NumPy and torch (on the CPU) start from ``seed``; after, they are as before."""
     # torch.manual_seed would also seed the GPUs, whose dropout then repeats itself.
-    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    go_back = rewinding()
     random.seed(seed)
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.default_generator.set_state(before[2])
+        go_back()
+
+
+def rewinding() -> Callable[[], None]:
+    """A function that puts the generators of Python, NumPy and torch (on the CPU) back to where they are now."""
+    now = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+
+    def go_back() -> None:
+        random.setstate(now[0])
+        np.random.set_state(now[1])
+        torch.default_generator.set_state(now[2])
+
+    return go_back

@@ -25,6 +25,7 @@ from stvit.datasets.image_transforms import (
     interpolation_mode,
     make_mixer,
     resized_size,
+    rewinding,
     seeded,
     timm_chains,
 )
@@ -118,11 +119,11 @@ def _image_operations(augmentation: ClipAugmentation) -> Transform | None:
 
 def _on_each_frame(operations: Transform, pixels: Tensor) -> Tensor:
     """timm's operations on ``(T, 3, h, w)``, each frame with the same draws."""
-    seed = random.getrandbits(63)
+    go_back = rewinding()
     changed = []
     for frame in pixels.permute(0, 2, 3, 1).contiguous().numpy():
-        with seeded(seed):
-            changed.append(np.asarray(operations(Image.fromarray(frame))))
+        go_back()
+        changed.append(np.asarray(operations(Image.fromarray(frame))))
     return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
 
 
