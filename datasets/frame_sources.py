@@ -69,9 +69,9 @@ def read_frames(
     if sequence is not None:
         raise UserError(f"{path} holds one sequence: a sequence number ({sequence}) is for arrays of several")
     if path.is_dir():
-        files: Sequence[Path] = _image_files(path)
+        files: Sequence[Path] = image_files(path)
         chosen = files[_span(len(files), start, count)]
-        return _stack([_read_image(file) for file in chosen], [file.name for file in chosen], path)
+        return _stack([read_image(file) for file in chosen], [file.name for file in chosen], path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"{path} is one image and not a sequence; give {_ACCEPTED}")
     decoded = _gif_frames(path) if path.suffix.lower() == ".gif" else _video_frames(path)
@@ -228,14 +228,14 @@ def _load_array(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an array: {reason}") from error
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
     if not files:
         raise UserError(f"{folder} holds no images; known are {', '.join(IMAGE_SUFFIXES)}")
     return sorted(files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name.lower())])
 
 
-def _read_image(file: Path) -> NDArray[np.uint8]:
+def read_image(file: Path) -> NDArray[np.uint8]:
     """(H, W, 3)."""
     try:
         with Image.open(file) as image:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -61,4 +64,36 @@ def open_video(path: str | PathLike[str], decoder: str = "auto", *, folder_fps: 
         UndecodableVideoError: see there; also a file without a video stream.
         UserError: no such file, no permission, an unknown decoder or one that is not installed.
     """
-    raise NotImplementedError
+    path = Path(path)
+    if decoder not in DECODERS:
+        raise UserError(f"there is no decoder {decoder!r} (DATA.DECODER); known are {', '.join(DECODERS)}")
+    _check_readable(path)
+    if path.is_dir():
+        from stvit.datasets.video.frame_folder import FrameFolder
+
+        return FrameFolder(path, folder_fps)
+    if decoder == "decord":
+        from stvit.datasets.video.decord_reader import DecordReader
+
+        return DecordReader(path)
+    if decoder == "torchcodec":
+        from stvit.datasets.video.torchcodec_reader import TorchCodecReader
+
+        return TorchCodecReader(path)
+    from stvit.datasets.video.pyav_reader import PyAVReader
+
+    return PyAVReader(path)
+
+
+def _check_readable(path: Path) -> None:
+    """A device or a pipe would be waited for without end."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path} does not exist; give a video file or a folder of numbered images") from error
+    except (PermissionError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path} is neither a file nor a folder; give a video file or a folder of numbered images")
+    if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
+        raise UserError(f"{path} cannot be read: permission denied; change its rights with chmod")

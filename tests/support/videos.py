@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -41,7 +42,7 @@ def frame_numbers(frames: NDArray[np.uint8]) -> list[int]:
     height, width = frames.shape[1:3]
     edges = [width * k // _BITS for k in range(_BITS + 1)]
     upper = frames[:, 1 : max(2, height // 2 - 1)].mean(axis=(1, 3))
-    bits = np.stack([upper[:, a:b].mean(axis=1) > 127 for a, b in zip(edges, edges[1:], strict=False)], axis=1)
+    bits = np.stack([upper[:, a:b].mean(axis=1) > 127 for a, b in itertools.pairwise(edges)], axis=1)
     return [int(n) for n in bits @ (1 << np.arange(_BITS)[::-1])]
 
 

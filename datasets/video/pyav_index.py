@@ -1,0 +1,253 @@
+"""What a video file holds, told from its packets without decoding them: which frames, when, and where decoding starts.
+
+The list is kept per file, because making it reads the whole file once. It is right for files that are as they should
+be; :mod:`stvit.datasets.video.pyav_reader` checks every frame that it decodes against it, and counts where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stvit.datasets.video.reading import UndecodableVideoError
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# Of a process: room for the lists of so many files, and of so many frames (16 bytes each).
+_FILES, _FRAMES = 2000, 1_000_000
+_MAY_SAY_IT_IS_CUT = ("mov", "avi")  # containers whose header says how long the file is
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """The frames of a video in the order in which they are shown."""
+
+    times: NDArray[np.float64]  # (N,) seconds, increasing from 0
+    stamps: NDArray[np.int64] | None  # (N,) their presentation timestamps; None: they are told by counting from 0
+    keys: NDArray[np.int64]  # timestamps of the frames where decoding can start, in order, those never shown too
+    rate: float  # frames a second that the file declares; 1 if it does not
+
+
+_indices: OrderedDict[tuple[str, int, int], VideoIndex] = OrderedDict()
+
+
+def video_index(path: Path, *, counted: bool = False) -> VideoIndex:
+    """The list of a file's frames, from its packets or, if ``counted``, by decoding all of it; kept for later calls.
+
+    Raises:
+        UndecodableVideoError: it is no video, has no frame, is encrypted, or ends before its header says.
+    """
+    state = path.stat()
+    key = str(path), state.st_mtime_ns, state.st_size
+    index = _indices.get(key)
+    if index is None or (counted and index.stamps is not None):
+        with opened(path) as (container, stream):
+            _refuse_incomplete(path, container, stream)
+            index = None if counted else _from_packets(container, stream)
+        if index is None:
+            with opened(path) as (container, stream):
+                index = _from_frames(path, container, stream)
+        _indices[key] = index
+        while len(_indices) > _FILES or (len(_indices) > 1 and _frames_kept() > _FRAMES):
+            _indices.popitem(last=False)
+    else:
+        _indices.move_to_end(key)
+    return index
+
+
+def _frames_kept() -> int:
+    return sum(len(index.times) for index in _indices.values())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file and its video stream, ready to be decoded by one thread; closed at the end of the block."""
+    container, stream = open_stream(path)
+    try:
+        yield container, stream
+    finally:
+        container.close()
+
+
+def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
+    """The file and its video stream: the first one marked as default, else the first; cover pictures are none."""
+    import av
+    import av.logging
+
+    av.logging.set_level(None)  # FFmpeg's own lines say nothing about which file; what matters becomes an exception
+    try:
+        # An absolute path is never taken for a URL, and a playlist cannot fetch anything from the network.
+        container = av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise undecodable(path, error) from error
+    streams = shown_streams(container)
+    if not streams:
+        container.close()
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise UndecodableVideoError(f"{path} has no video stream (it holds {kinds}); remove it from the list")
+    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+    if stream.codec_context is None:
+        container.close()
+        raise UndecodableVideoError(f"{path} cannot be decoded: FFmpeg has no decoder for its video stream")
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def shown_streams(container: InputContainer) -> list[VideoStream]:
+    """The video streams that are no cover pictures."""
+    import av
+
+    return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+
+
+def undecodable(path: Path, error: Exception, where: str = "") -> UndecodableVideoError:
+    """One line with the file and the cause; ``where`` is a frame, with a blank before it."""
+    reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+    return UndecodableVideoError(f"{path} cannot be decoded{where}: {reason}")
+
+
+def packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The stream's packets from here on, and at the end the empty one that empties the decoder."""
+    import av
+
+    try:
+        for packet in container.demux(stream):
+            if packet.size or packet.dts is None:  # an empty one in the middle is a frame that AVI left out
+                yield packet
+    except av.FFmpegError as error:
+        raise undecodable(path, error) from error
+
+
+def _from_packets(container: InputContainer, stream: VideoStream) -> VideoIndex | None:
+    """None where packets do not tell which frames there are."""
+    path = Path(container.name)
+    stamps, keys, first = [], [], True
+    for packet in packets(path, container, stream):
+        if not packet.size:
+            continue
+        if packet.pts is None or (first and not packet.is_keyframe):
+            return None
+        first = False
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+        if not packet.is_discard:  # else the file's edit list hides it
+            stamps.append(packet.pts)
+    ordered = np.sort(np.array(stamps, np.int64))
+    if not len(ordered) or (np.diff(ordered) <= 0).any() or min(stamps) < keys[0]:
+        return None
+    return VideoIndex(_times(ordered, stream), ordered, np.unique(np.array(keys, np.int64)), _rate(stream))
+
+
+def _from_frames(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex:
+    import av
+
+    stamps: list[int | None] = []
+    failure: Exception | None = None
+    for packet in packets(path, container, stream):
+        if failure is not None and packet.size:  # not the last one
+            raise undecodable(path, failure, f" after frame {len(stamps) - 1}" if stamps else "") from failure
+        try:
+            stamps += [frame.pts for frame in stream.decode(packet)]
+        except av.FFmpegError as error:
+            failure = error
+    if not stamps:
+        raise undecodable(path, failure or ValueError("it has no frame"))
+    known = np.array([s for s in stamps if s is not None], np.int64)
+    rate = _rate(stream)
+    # Timestamps that are missing or run backwards say nothing: the frames then follow each other evenly.
+    trusted = len(known) == len(stamps) and bool((np.diff(known) > 0).all())
+    times = _times(known, stream) if trusted else np.arange(len(stamps)) / rate
+    return VideoIndex(times, None, np.zeros(0, np.int64), rate)
+
+
+def _times(stamps: NDArray[np.int64], stream: VideoStream) -> NDArray[np.float64]:
+    base = stream.time_base or Fraction(1)
+    return (stamps - stamps[0]) * base.numerator / base.denominator
+
+
+def _rate(stream: VideoStream) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else 1.0
+
+
+def _refuse_incomplete(path: Path, container: InputContainer, stream: VideoStream) -> None:
+    """Encrypted files decode to noise, and a download that broke off to a part of the video."""
+    name = container.format.name
+    if name.startswith("mov") or name == "avi":
+        end, encrypted = (_boxes if name.startswith("mov") else _riff)(path)
+        if encrypted:
+            raise UndecodableVideoError(f"{path} is encrypted (Common Encryption); decrypt it first")
+        size = path.stat().st_size
+        if end > size:
+            raise UndecodableVideoError(f"{path} is cut off: it has {size} of {end} bytes; fetch it again")
+
+
+def _boxes(path: Path) -> tuple[int, bool]:
+    """Of an .mp4 or .mov (ISO 14496-12): where its last box of pictures ends, and whether a track is encrypted."""
+    end, position, size, encrypted = 0, 0, path.stat().st_size, False
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:
+                length = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))[0]
+            if kind == b"moov":
+                content = file.read(min(length or size, size))
+                at = content.find(b"stsd")
+                while at >= 0 and not encrypted:  # version, flags, count and size of the first entry, then its name
+                    encrypted = content[at + 16 : at + 20] == b"encv"
+                    at = content.find(b"stsd", at + 4)
+            if length < 8:  # 0: up to the end of the file
+                break
+            position += length
+            if kind == b"mdat":
+                end = max(end, position)
+    return end, encrypted
+
+
+def _riff(path: Path) -> tuple[int, bool]:
+    """Of an .avi: where its header says that it ends; recorders that broke off leave a 0 there."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    length = struct.unpack("<I", head[4:8])[0] if len(head) == 8 else 0
+    return (length + 8 if length < 2**31 else 0), False
+
+
+def orientation(frame: VideoFrame) -> tuple[int, bool]:
+    """How a frame is to be shown: mirrored left and right if so, then turned clockwise by so many quarters.
+
+    From the display matrix of its file: a point (x, y), y down, goes to (a x + c y, b x + d y).
+    """
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return 0, False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(math.atan2(b - c, a + d) / (math.pi / 2)) % 4, mirrored
+
+
+def picture(frame: VideoFrame) -> NDArray[np.uint8]:
+    """A decoded frame as it is shown, ``(H, W, 3)`` RGB."""
+    turns, mirrored = orientation(frame)
+    pixels = frame.to_ndarray(format="rgb24")
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return np.rot90(pixels, k=-turns) if turns else pixels

@@ -1,0 +1,164 @@
+"""Videos through PyAV: the default, because its list of frames is checked by every frame that is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from stvit.datasets.video.pyav_index import VideoIndex, open_stream, packets, picture, undecodable, video_index
+from stvit.datasets.video.reading import UndecodableVideoError
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+# Decoding on costs less than starting anew for a key frame that is only so many frames ahead.
+_FRAMES_WORTH_A_SEEK = 2
+_NEVER = -(1 << 62)  # a timestamp before all others
+
+
+class _WrongIndexError(Exception):
+    """The decoder puts out other frames than the packets promised."""
+
+
+class PyAVReader:
+    """See :class:`stvit.datasets.video.reading.VideoReader`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._index: VideoIndex = video_index(path)
+        self._container, self._stream = open_stream(path)
+        self._used = False  # something was decoded: the container stands somewhere in the file
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return self._index.times
+
+    @property
+    def size(self) -> tuple[int, int]:
+        if self._size is None:  # the rotation is known from a decoded frame only
+            self.read([0])
+        assert self._size is not None
+        return self._size
+
+    @property
+    def fps(self) -> float:
+        return mean_rate(self._index.times, self._index.rate)
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        numbers = checked_numbers(indices, len(self._index.times), self._path)
+        wanted, places = np.unique(numbers, return_inverse=True)
+        if not len(wanted):
+            return np.zeros((0, *self.size, 3), np.uint8)
+        if self._index.stamps is not None:
+            try:
+                return self._collect(wanted, places, self._timed(wanted, self._index.stamps))
+            except _WrongIndexError:
+                self._index = video_index(self._path, counted=True)
+        return self._collect(wanted, places, self._counted(wanted))
+
+    def _collect(
+        self, wanted: NDArray[np.int64], places: NDArray[np.int64], frames: Iterator[VideoFrame]
+    ) -> NDArray[np.uint8]:
+        clip: NDArray[np.uint8] | None = None
+        for k, frame in enumerate(frames):
+            shown = picture(frame)
+            if clip is None:
+                clip = np.empty((len(wanted), *shown.shape), np.uint8)
+                self._size = shown.shape[:2]
+            if shown.shape != clip.shape[1:]:
+                was, now = (f"{shape[1]}x{shape[0]}" for shape in (clip.shape[1:], shown.shape))
+                raise UndecodableVideoError(f"{self._path} changes its size from {was} to {now} at frame {wanted[k]}")
+            clip[k] = shown
+        assert clip is not None
+        return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
+
+    def _timed(self, wanted: NDArray[np.int64], stamps: NDArray[np.int64]) -> Iterator[VideoFrame]:
+        """The wanted frames, told by their timestamps; from key frame to key frame where that saves work."""
+        keys = self._index.keys
+        frames: Iterator[VideoFrame] | None = None
+        following = 0  # number of the frame that comes next
+        for n in wanted.tolist():
+            key = int(keys[np.searchsorted(keys, stamps[n], side="right") - 1])
+            first = int(np.searchsorted(stamps, key))  # shown first after that key frame
+            if frames is None or first > following + _FRAMES_WORTH_A_SEEK:
+                frames, following = self._from_key(key), first
+            for frame in frames:
+                number = int(np.searchsorted(stamps, _NEVER if frame.pts is None else frame.pts))
+                if number < following and following == first:  # shown before the key frame, but coded after it
+                    continue
+                if number != following or frame.pts != stamps[number]:
+                    raise _WrongIndexError
+                if frame.is_corrupt:
+                    raise UndecodableVideoError(
+                        f"{self._path} cannot be decoded at frame {n}: frame {number} is damaged"
+                    )
+                following += 1
+                if number == n:
+                    yield frame
+                    break
+            else:
+                raise _WrongIndexError
+
+    def _from_key(self, key: int) -> Iterator[VideoFrame]:
+        """Decoded frames from the key frame of this timestamp on."""
+        if self._used or key > self._index.keys[0]:
+            self._container.seek(key, stream=self._stream)
+        return self._decoded(key)
+
+    def _decoded(self, key: int) -> Iterator[VideoFrame]:
+        import av
+
+        self._used = True
+        for packet in packets(self._path, self._container, self._stream):
+            try:
+                yield from self._stream.decode(packet)
+            except av.FFmpegError as error:
+                # Frames shown before the key frame may refer to what was not decoded.
+                if packet.pts is None or packet.pts >= key:
+                    raise undecodable(self._path, error) from error
+
+    def _counted(self, wanted: NDArray[np.int64]) -> Iterator[VideoFrame]:
+        """The wanted frames, counted from the beginning of the file."""
+        self._container.close()
+        self._container, self._stream = open_stream(self._path)
+        numbers = iter(wanted.tolist())
+        n = next(numbers, None)
+        for k, frame in enumerate(self._decoded(_NEVER)):
+            if k == n:
+                yield frame
+                n = next(numbers, None)
+                if n is None:
+                    return
+        raise UndecodableVideoError(f"{self._path} cannot be decoded at frame {n}: the video ends before it")
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def mean_rate(times: NDArray[np.float64], declared: float) -> float:
+    """Frames a second of frames shown at these times; of a single one what its file declares."""
+    return float((len(times) - 1) / times[-1]) if len(times) > 1 else declared
+
+
+def checked_numbers(indices: Sequence[int] | NDArray[np.int64], frames: int, path: Path) -> NDArray[np.int64]:
+    """Frame numbers as an array; IndexError unless the video has them all."""
+    numbers = np.asarray(indices, np.int64).reshape(-1)
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < frames:
+        bad = numbers[(numbers < 0) | (numbers >= frames)][0]
+        raise IndexError(f"{path} has frames 0 to {frames - 1}; there is no frame {bad}")
+    return numbers
