@@ -72,7 +72,7 @@ def test_more_than_the_cap_stop_the_run_and_name_the_first(tmp_path):
     assert rows(file)[-1][0] == "clips/9.mp4"
     resumed = BadVideos(file, 200, 1.0)
     resumed.note([])
-    with pytest.raises(UserError, match="^3 of 200 videos"):
+    with pytest.raises(UserError, match=r"^3 of 200 videos"):
         resumed.note([video(9)])
     BadVideos(file, 200, 2.0).note([video(9)])
 
