@@ -125,10 +125,6 @@ def pick_examples(
     task: ImageClassification, images: ImageList, measured: Measured, names: Sequence[str]
 ) -> dict[str, list[Classified]]:
     """The mistakes the network is surest of, and images spread evenly over the whole set."""
-    wrong = (measured.truth != measured.predicted).nonzero().flatten()
-    surest = wrong[measured.probability[wrong].argsort(descending=True, stable=True)][:_EXAMPLES]
-    count = len(measured.numbers)
-    spread = [k * count // min(_EXAMPLES, count) for k in range(min(_EXAMPLES, count))]
     transform = evaluation_transform(task.preprocessing)
 
     def tile(place: int) -> Classified:
@@ -141,25 +137,38 @@ def pick_examples(
             name=path.name,
         )
 
+    chosen = worth_showing(measured.truth, measured.predicted, measured.probability, "images")
+    return {title: [tile(place) for place in places] for title, places in chosen.items()}
+
+
+def worth_showing(truth: Tensor, predicted: Tensor, probability: Tensor, samples: str) -> dict[str, list[int]]:
+    """The mistakes the network is surest of, and samples spread evenly over all, by the titles of their sections.
+
+    The tensors are ``(N,)``; ``samples`` is what they are called.
+    """
+    wrong, count = (truth != predicted).nonzero().flatten(), len(truth)
+    surest = wrong[probability[wrong].argsort(descending=True, stable=True)][:_EXAMPLES]
     return {
-        f"surest of the {len(wrong)} mistakes in {count} images": [tile(place) for place in surest.tolist()],
-        "a sample of all images": [tile(place) for place in spread],
+        f"surest of the {len(wrong)} mistakes in {count} {samples}": surest.tolist(),
+        f"a sample of all {samples}": [k * count // min(_EXAMPLES, count) for k in range(min(_EXAMPLES, count))],
     }
 
 
-def per_class(metrics: ClassMetrics, used: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How many images each class has, and how many percent of them are predicted right."""
+def per_class(
+    metrics: ClassMetrics, used: Sequence[int], names: Sequence[str], samples: str = "images"
+) -> dict[str, dict[str, float]]:
+    """How many samples each class has, and how many percent of them are predicted right."""
     counts, hits = (values.tolist() for values in metrics.per_class())
     return {
-        names[k]: {"images": counts[k], **({"top1_accuracy": 100 * hits[k] / counts[k]} if counts[k] else {})}
+        names[k]: {samples: counts[k], **({"top1_accuracy": 100 * hits[k] / counts[k]} if counts[k] else {})}
         for k in used
     }
 
 
-def confusions(metrics: ClassMetrics, names: Sequence[str]) -> dict[str, object]:
+def confusions(metrics: ClassMetrics, names: Sequence[str], samples: str = "images") -> dict[str, object]:
     """The most frequent mistakes, and of few classes the whole matrix."""
     most = [
-        {"true": names[truth], "predicted": names[predicted], "images": count}
+        {"true": names[truth], "predicted": names[predicted], samples: count}
         for truth, predicted, count in metrics.most_confused(_CONFUSIONS)
     ]
     if metrics.classes > MOST_CLASSES:

@@ -64,7 +64,7 @@ def run(cfg: CfgNode) -> None:
 def start_notes(cfg: CfgNode) -> list[str]:
     """What a reader must know about the weights that training starts from, a line each."""
     begins = cfg.TRAIN.ENABLE and not (Path(cfg.OUTPUT_DIR) / "checkpoints" / "last.pt").exists()
-    if begins and cfg.TRAIN.NEW_HEAD and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+    if begins and cfg.TRAIN.NEW_HEAD and not (cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.MODEL.INIT):
         return [
             "TRAIN.NEW_HEAD is True, but TRAIN.CHECKPOINT_FILE_PATH names no pretrained weights: the whole network "
             "starts from random ones"
@@ -88,7 +88,13 @@ def process_notes(cfg: CfgNode, model: nn.Module, world: World) -> list[str]:
 
 def refuse_missing_weights(cfg: CfgNode) -> None:
     """Raise :class:`UserError` if a file of weights that the settings name, or imply, is not there."""
+    if cfg.TRAIN.ENABLE and cfg.MODEL.INIT and cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        raise UserError(
+            f"MODEL.INIT is {cfg.MODEL.INIT!r} and TRAIN.CHECKPOINT_FILE_PATH {cfg.TRAIN.CHECKPOINT_FILE_PATH!r}: "
+            "training begins from one of them; leave the other empty"
+        )
     for key, source in (
+        ("MODEL.INIT", cfg.MODEL.INIT if cfg.TRAIN.ENABLE else ""),
         ("TRAIN.CHECKPOINT_FILE_PATH", cfg.TRAIN.CHECKPOINT_FILE_PATH if cfg.TRAIN.ENABLE else ""),
         ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.CHECKPOINT_FILE_PATH),
     ):
@@ -105,9 +111,11 @@ def build_model(cfg: CfgNode, world: World) -> nn.Module:
     model: nn.Module = create_model(name, checkpoint=None, **settings)  # type: ignore[arg-type]
     if isinstance(model, Backbone):
         model.set_grad_checkpointing(cfg.MODEL.ACT_CHECKPOINT)
-    if cfg.TRAIN.ENABLE and cfg.TRAIN.CHECKPOINT_FILE_PATH:
+    start = cfg.MODEL.INIT or cfg.TRAIN.CHECKPOINT_FILE_PATH
+    if cfg.TRAIN.ENABLE and start:
+        new_head = bool(cfg.MODEL.INIT) or cfg.TRAIN.NEW_HEAD
         with main_first(world):  # an address is fetched once
-            loaded = load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH, allow_new_head=cfg.TRAIN.NEW_HEAD)
+            loaded = load_checkpoint(model, start, allow_new_head=new_head)
         if world.main:
             print(loaded, flush=True)
     if cfg.TRAIN.ENABLE and cfg.BN.NORM_TYPE == "sync_batchnorm":

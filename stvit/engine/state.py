@@ -21,13 +21,21 @@ from stvit.engine.optim import Precision, build_ema, build_optimizer, build_prec
 from stvit.engine.steps import Interval
 from stvit.errors import UserError
 
-# Settings that a resumed run may change: they move no weight beyond rounding.
+# Settings that a resumed run may change: they move no weight beyond rounding. Which videos a list names, and as what,
+# is compared by itself (refuse_changed_data).
 FREE_TO_CHANGE = (
     "LOG_PERIOD",
     "OUTPUT_DIR",
     "NUM_GPUS",
     "DETERMINISTIC",
+    "MODEL.INIT",
     "DATA.PATH_TO_DATA_DIR",
+    "DATA.PATH_PREFIX",
+    "DATA.PATH_LABEL_SEPARATOR",
+    "DATA.LABEL_FILE",
+    "DATA.DECODER",
+    "DATA.MAX_BAD_PERCENT",
+    "DATA.USE_OFFSET_SAMPLING",
     "DATA.CACHE_DIR",
     "DATA.DOWNLOAD",
     "DATA_LOADER.",

@@ -49,6 +49,7 @@ class ClassMetrics:
         self.classes, self.topk = classes, tuple(topk)
         self.hits = torch.zeros(len(self.topk), dtype=torch.int64)
         self._pairs = [torch.empty(0, dtype=torch.int64)]  # truth * classes + prediction
+        self._missed = [torch.empty(0, dtype=torch.int64)]  # truth of samples without a prediction
 
     def update(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Count a batch, ``(N, classes)`` and ``(N,)``; returns its :func:`ranks`, ``(N,)`` on the CPU.
@@ -64,22 +65,30 @@ class ClassMetrics:
         self.hits += torch.stack([(placed < k).sum() for k in self.topk])
         return placed
 
+    def miss(self, labels: Tensor) -> None:
+        """Count samples ``(N,)`` of which there is no prediction: as mistakes, for which no other class is blamed."""
+        self._missed.append(labels.cpu())
+
     def __add__(self, other: ClassMetrics) -> ClassMetrics:
         """The metrics of both parts together."""
         if (self.classes, self.topk) != (other.classes, other.topk):
             raise ValueError("only metrics of the same classes and the same k can be added")
         both = ClassMetrics(self.classes, self.topk)
         both.hits, both._pairs = self.hits + other.hits, [*self._pairs, *other._pairs]
+        both._missed = [*self._missed, *other._missed]
         return both
 
     @property
     def samples(self) -> int:
-        """How many were counted."""
-        return sum(map(len, self._pairs))
+        """How many were counted, with those that were missed."""
+        return sum(map(len, self._pairs)) + sum(map(len, self._missed))
 
     @property
     def confusion(self) -> Tensor:
-        """Int64 ``(classes, classes)``: a row for each true class, a column for each predicted one."""
+        """Int64 ``(classes, classes)``: a row for each true class, a column for each predicted one.
+
+        Missed samples are in none.
+        """
         counts = torch.bincount(torch.cat(self._pairs), minlength=self.classes**2)
         return counts.view(self.classes, self.classes)
 
@@ -87,7 +96,7 @@ class ClassMetrics:
         """Samples of each class and how many of them are predicted right, int64 ``(classes,)`` each."""
         pairs = torch.cat(self._pairs)
         truth, predicted = pairs // self.classes, pairs % self.classes
-        counts = torch.bincount(truth, minlength=self.classes)
+        counts = torch.bincount(torch.cat([truth, *self._missed]), minlength=self.classes)
         return counts, torch.bincount(truth[truth == predicted], minlength=self.classes)
 
     def compute(self) -> dict[str, float]:

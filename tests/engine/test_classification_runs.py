@@ -503,9 +503,8 @@ def broken_image(root):
         (broken_image, r"apple/2\.jpg cannot be decoded as an image"),
         (lambda root: {"MODEL.NUM_CLASSES": 2}, r"has 3 classes, but MODEL\.NUM_CLASSES is 2: MODEL\.NUM_CLASSES 3"),
         (lambda root: {"TRAIN.BATCH_SIZE": 14}, "holds 12 images, fewer than one optimiser step takes"),
-        (lambda root: {"DATA.DATASET": "kinetics", "MODEL.NAME": "mvitv2_small_16x4"}, "lists of videos do not exist"),
     ],
-    ids=["folder", "part", "parts", "val", "image", "classes", "batch", "videos"],
+    ids=["folder", "part", "parts", "val", "image", "classes", "batch"],
 )
 def test_a_mistake_is_one_line(run, tree, tmp_path, spoil, message):
     root = shutil.copytree(tree, tmp_path / "images")

@@ -5,16 +5,27 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 
 from stvit.engine.distributed import World
+from stvit.engine.tasks.clips import VideoClassification
 from stvit.engine.tasks.images import ImageClassification
 from stvit.engine.tasks.moving_mnist import MovingMNISTPrediction, predictor_settings
 from stvit.engine.tasks.task import Task
 
-__all__ = ["ImageClassification", "MovingMNISTPrediction", "Task", "build_task", "model_settings", "predictor_settings"]
+__all__ = [
+    "ImageClassification",
+    "MovingMNISTPrediction",
+    "Task",
+    "VideoClassification",
+    "build_task",
+    "model_settings",
+    "predictor_settings",
+]
 
 # What each DATA.DATASET is for.
-TASKS: dict[str, type[MovingMNISTPrediction] | type[ImageClassification]] = {
+TASKS: dict[str, type[MovingMNISTPrediction] | type[ImageClassification] | type[VideoClassification]] = {
     "moving_mnist": MovingMNISTPrediction,
     "imagenet": ImageClassification,
+    "kinetics": VideoClassification,
+    "ssv2": VideoClassification,
 }
 
 

@@ -54,6 +54,7 @@ class Classification(Generic[Batch]):
     shares_test_set = True
     model_settings = staticmethod(classifier_settings)
     samples = "images"  # what they are called in messages
+    make_mixer = staticmethod(make_mixer)
 
     def __init__(self, cfg: CfgNode, world: World) -> None:
         self.world, self.device = world, world.device
@@ -114,7 +115,7 @@ class Classification(Generic[Batch]):
                     f"{each * cfg.AUG.NUM_SAMPLE} to each process: make it a multiple of {2 * self.world.size}, or set "
                     "MIXUP.ENABLE False"
                 )
-            self._mix = make_mixer(
+            self._mix = self.make_mixer(
                 mixup=cfg.MIXUP.ALPHA,
                 cutmix=cfg.MIXUP.CUTMIX_ALPHA,
                 probability=cfg.MIXUP.PROB,
@@ -164,7 +165,9 @@ class Classification(Generic[Batch]):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy with mixed and smoothed targets, mean over the batch, float32."""
-        samples, targets = self.on_device(batch)
+        return self._cross_entropy(model, batch, *self.on_device(batch))
+
+    def _cross_entropy(self, model: nn.Module, batch: Batch, samples: Tensor, targets: Tensor) -> Tensor:
         if self._mix is None:
             return F.cross_entropy(model(samples).float(), targets, label_smoothing=self._smoothing)
         with seeded(sample_seed(self._seed, MIXING_STREAM, batch.epoch, int(batch.indices[0]))):
@@ -175,17 +178,31 @@ class Classification(Generic[Batch]):
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """Top-1 and top-5 error in percent and the cross-entropy, in float32; NaN if a logit is."""
         model.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)  # outside top 1 and top 5, loss, samples
+        # outside top 1 and top 5, and all; loss, and those that have one
+        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for batch in stop.between(self._validation_batches()):
+            missed = self._undecodable(batch)
+            sums[:3] += missed
             samples, targets = self.on_device(batch)
+            if not len(samples):
+                continue
             logits = model(samples).float()
             loss = F.cross_entropy(logits, targets, reduction="sum").double()
             placed = ranks(logits, targets)
             unsure = torch.where(logits.isfinite().all(), 0.0, math.nan)
             outside = [(placed >= k).sum().double() + unsure for k in (1, 5)]
-            sums += torch.stack([*outside, loss, torch.full_like(loss, len(samples))])
-        top1, top5, loss_sum, seen = sum_over_ranks(sums, self.world).tolist()
-        return {"top1_error": 100 * top1 / seen, "top5_error": 100 * top5 / seen, "loss": loss_sum / seen}
+            count = torch.full_like(loss, len(samples))
+            sums += torch.stack([*outside, count, loss, count])
+        top1, top5, samples_seen, loss_sum, scored = sum_over_ranks(sums, self.world).tolist()
+        return {
+            "top1_error": 100 * top1 / samples_seen,
+            "top5_error": 100 * top5 / samples_seen,
+            "loss": loss_sum / max(1.0, scored),
+        }
+
+    def _undecodable(self, batch: Batch) -> int:
+        """How many samples of a validation batch could not be decoded, which count as mistakes."""
+        return 0
 
 
 def unspoilt(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
