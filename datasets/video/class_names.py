@@ -94,7 +94,7 @@ def are_names(path: Path, lines: ListLines) -> bool:
     Raises:
         UserError: some are, and others not.
     """
-    named = [not _NUMBER.fullmatch(label) for label in lines.labels]
+    named = [not (label.isdecimal() or _NUMBER.fullmatch(label)) for label in lines.labels]
     if any(named) and not all(named):
         odd = named.index(2 * sum(named) < len(named))  # the first one of the fewer
         line = at(path, lines.numbers[odd], lines.texts[odd])

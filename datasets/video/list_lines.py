@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from operator import and_
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -61,11 +62,11 @@ def read_lines(path: Path, separator: str = "", names: Collection[str] = ()) -> 
     if not lines:
         raise UserError(f"{path} holds no videos: each line is a path and a label, as in clip.mp4 0")
     chosen, cuts = (separator, _cuts(lines, separator, names)) if separator else _separated(lines, set(names))
-    for number, line, cut in zip(numbers, lines, cuts, strict=True):
-        if cut is None:
-            raise UserError(f"{at(path, number, line)}: {_fault(line, chosen, bool(separator))}")
-    paths, labels = zip(*(cut for cut in cuts if cut is not None), strict=True)
-    return ListLines(list(paths), list(labels), numbers, lines)
+    if None in cuts:
+        odd = cuts.index(None)
+        raise UserError(f"{at(path, numbers[odd], lines[odd])}: {_fault(lines[odd], chosen, bool(separator))}")
+    whole = [cut for cut in cuts if cut is not None]
+    return ListLines([path for path, _ in whole], [label for _, label in whole], numbers, lines)
 
 
 def at(path: Path, number: int, line: str) -> str:
@@ -120,17 +121,19 @@ def _separated(lines: Sequence[str], names: set[str]) -> tuple[str, list[Cut]]:
     usual = [separator for separator in SEPARATORS if sum(separator in line for line in lines) >= most]
     found = {separator: _cuts(lines, separator, names) for separator in usual}
 
-    def ends(cut: Cut) -> bool:
-        return cut is not None and cut[0].lower().endswith(VIDEO_SUFFIXES)
-
-    def counts(cut: Cut) -> bool:
-        return cut is not None and (cut[1].isdecimal() or cut[1] in names)
-
-    tests: tuple[Callable[[Cut], bool], ...] = (lambda cut: ends(cut) and counts(cut), ends, counts, bool)
-    for test in tests:
-        fits = {separator: sum(map(test, cuts)) for separator, cuts in found.items()}
-        best = max(fits, key=fits.__getitem__, default=" ")
-        if fits.get(best, 0) >= most:
+    ends = {
+        separator: [cut is not None and cut[0][cut[0].rfind(".") :].lower() in VIDEO_SUFFIXES for cut in cuts]
+        for separator, cuts in found.items()
+    }
+    counts = {
+        separator: [cut is not None and (cut[1].isdecimal() or cut[1] in names) for cut in cuts]
+        for separator, cuts in found.items()
+    }
+    both = {separator: list(map(and_, ends[separator], counts[separator])) for separator in found}
+    cut_at_all = {separator: [cut is not None for cut in cuts] for separator, cuts in found.items()}
+    for fits in (both, ends, counts, cut_at_all):
+        best = max(fits, key=lambda separator: sum(fits[separator]), default=" ")
+        if sum(fits.get(best, ())) >= most:
             return best, found[best]
     return " ", _cuts(lines, " ", names)
 
@@ -185,3 +188,19 @@ def _fault(line: str, separator: str, given: bool) -> str:
         reason = " (DATA.PATH_LABEL_SEPARATOR)" if given else ""
         return f"no label; a line is a path and a label with {named} between them{reason}"
     return "path and label cannot be told apart: put quotes around them, or a comma or tab between them"
+
+
+def list_content(rows: Sequence[tuple[bytes, str]]) -> bytes:
+    """A list file of paths and labels, which :func:`read_lines` reads.
+
+    ``path label``, as SlowFast reads it, unless one of them holds a blank, a comma or a quotation mark: then
+    ``path,label`` with quotation marks around those.
+    """
+    pairs = [(path, label.encode()) for path, label in rows]
+    if not any(re.search(rb"[\s,\"']", field) for pair in pairs for field in pair):
+        return b"".join(path + b" " + label + b"\n" for path, label in pairs)
+    return b"".join(b",".join(map(_quoted_field, pair)) + b"\n" for pair in pairs)
+
+
+def _quoted_field(field: bytes) -> bytes:
+    return b'"' + field.replace(b'"', b'""') + b'"' if re.search(rb"[\s,\"']", field) else field

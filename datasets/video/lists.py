@@ -119,7 +119,7 @@ def read_video_list(
 def _portable(source: Path, lines: ListLines, root: Path) -> list[str]:
     """Paths with Windows' backslashes turned into slashes, where the videos are then found."""
     paths = lines.paths
-    odd = [k for k, name in enumerate(paths) if "\\" in name or re.match(r"[A-Za-z]:/", name)]
+    odd = [k for k, name in enumerate(paths) if "\\" in name or name[1:3] == ":/"]
     if not odd or os.name == "nt":
         return paths
     tried = [paths[k] for k in odd[:: max(1, len(odd) // _TRIED)]]
@@ -128,8 +128,8 @@ def _portable(source: Path, lines: ListLines, root: Path) -> list[str]:
     if any((root / name.replace("\\", "/")).exists() for name in tried):
         return [name.replace("\\", "/") for name in paths]
     raise UserError(
-        f"{at(source, lines.numbers[odd[0]], lines.texts[odd[0]])}: a path of Windows, and no such video is below {root}, even "
-        "with / for \\: write paths relative to the list's folder, or to DATA.PATH_PREFIX"
+        f"{at(source, lines.numbers[odd[0]], lines.texts[odd[0]])}: a path of Windows, and no such video is below "
+        f"{root}, even with / for \\: write paths relative to the list's folder, or to DATA.PATH_PREFIX"
     )
 
 
