@@ -17,7 +17,7 @@ from stvit.errors import UserError
 
 
 class FrameFolder:
-    """See :class:`stvit.datasets.video.reading.VideoReader`; the images come in natural order, evenly spaced in time."""
+    """See :class:`stvit.datasets.video.reading.VideoReader`; images in natural order, evenly spaced in time."""
 
     def __init__(self, folder: Path, fps: float) -> None:
         self._folder, self._fps = folder, fps

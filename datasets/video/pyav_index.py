@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # Of a process: room for the lists of so many files, and of so many frames (16 bytes each).
 _FILES, _FRAMES = 2000, 1_000_000
-_MAY_SAY_IT_IS_CUT = ("mov", "avi")  # containers whose header says how long the file is
 
 
 @dataclass(frozen=True)
@@ -40,41 +40,99 @@ class VideoIndex:
     stamps: NDArray[np.int64] | None  # (N,) their presentation timestamps; None: they are told by counting from 0
     keys: NDArray[np.int64]  # timestamps of the frames where decoding can start, in order, those never shown too
     rate: float  # frames a second that the file declares; 1 if it does not
+    stream: int  # number of the stream in the file
+    streams: int  # how many video streams the file has
 
 
-_indices: OrderedDict[tuple[str, int, int], VideoIndex] = OrderedDict()
+@dataclass(frozen=True)
+class FirstPicture:
+    """What only a decoded frame tells."""
+
+    size: tuple[int, int]  # (H, W) as shown
+    mirrored: bool  # the file asks for mirroring
 
 
-def video_index(path: Path, *, counted: bool = False) -> VideoIndex:
+Source = tuple["InputContainer", "VideoStream"]
+_Key = tuple[str, int, int]  # path, time of change and size
+
+
+class _Kept:
+    """The lists of the files used last, so many as there is room for."""
+
+    def __init__(self) -> None:
+        self._indices: OrderedDict[_Key, VideoIndex] = OrderedDict()
+        self._frames = 0
+
+    def get(self, key: _Key) -> VideoIndex | None:
+        index = self._indices.get(key)
+        if index is not None:
+            self._indices.move_to_end(key)
+        return index
+
+    def put(self, key: _Key, index: VideoIndex) -> None:
+        before = self._indices.pop(key, None)
+        self._indices[key] = index
+        self._frames += len(index.times) - (len(before.times) if before else 0)
+        while len(self._indices) > 1 and (len(self._indices) > _FILES or self._frames > _FRAMES):
+            self._frames -= len(self._indices.popitem(last=False)[1].times)
+
+
+_kept = _Kept()
+
+
+def video_index(path: Path, source: Source | None = None, *, counted: bool = False) -> VideoIndex:
     """The list of a file's frames, from its packets or, if ``counted``, by decoding all of it; kept for later calls.
+
+    Args:
+        path: the file.
+        source: the same file, open; its packets may be used up.
+        counted: do not trust the packets.
 
     Raises:
         UndecodableVideoError: it is no video, has no frame, is encrypted, or ends before its header says.
     """
-    state = path.stat()
-    key = str(path), state.st_mtime_ns, state.st_size
-    index = _indices.get(key)
-    if index is None or (counted and index.stamps is not None):
-        with opened(path) as (container, stream):
-            _refuse_incomplete(path, container, stream)
-            index = None if counted else _from_packets(container, stream)
-        if index is None:
-            with opened(path) as (container, stream):
-                index = _from_frames(path, container, stream)
-        _indices[key] = index
-        while len(_indices) > _FILES or (len(_indices) > 1 and _frames_kept() > _FRAMES):
-            _indices.popitem(last=False)
-    else:
-        _indices.move_to_end(key)
+    key = _key(path)
+    index = _kept.get(key)
+    if index is not None and not (counted and index.stamps is not None):
+        return index
+    if source is None:
+        with opened(path) as source:
+            return video_index(path, source, counted=counted)
+    _refuse_incomplete(path, source[0].format.name)
+    index = None if counted else _from_packets(path, *source)
+    if index is None:
+        with opened(path) as anew:
+            index = _from_frames(path, *anew)
+    _kept.put(key, index)
     return index
 
 
-def _frames_kept() -> int:
-    return sum(len(index.times) for index in _indices.values())
+def _key(path: Path) -> _Key:
+    state = path.stat()
+    return os.path.abspath(path), state.st_mtime_ns, state.st_size
+
+
+def first_picture(path: Path) -> FirstPicture:
+    """What the first frame tells of the others; kept for later calls."""
+    return _first_picture(*_key(path))
+
+
+@lru_cache(maxsize=_FILES)
+def _first_picture(path: str, changed: int, length: int) -> FirstPicture:
+    import av
+
+    with opened(Path(path)) as (container, stream):
+        try:
+            for packet in packets(Path(path), container, stream):
+                for frame in stream.decode(packet):
+                    return FirstPicture(picture(frame).shape[:2], orientation(frame)[1])
+        except av.FFmpegError as error:
+            raise undecodable(Path(path), error) from error
+    raise undecodable(Path(path), ValueError("it has no frame"))
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Path) -> Iterator[Source]:
     """The file and its video stream, ready to be decoded by one thread; closed at the end of the block."""
     container, stream = open_stream(path)
     try:
@@ -83,7 +141,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         container.close()
 
 
-def open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
+def open_stream(path: Path) -> Source:
     """The file and its video stream: the first one marked as default, else the first; cover pictures are none."""
     import av
     import av.logging
@@ -133,9 +191,8 @@ def packets(path: Path, container: InputContainer, stream: VideoStream) -> Itera
         raise undecodable(path, error) from error
 
 
-def _from_packets(container: InputContainer, stream: VideoStream) -> VideoIndex | None:
+def _from_packets(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex | None:
     """None where packets do not tell which frames there are."""
-    path = Path(container.name)
     stamps, keys, first = [], [], True
     for packet in packets(path, container, stream):
         if not packet.size:
@@ -150,14 +207,17 @@ def _from_packets(container: InputContainer, stream: VideoStream) -> VideoIndex 
     ordered = np.sort(np.array(stamps, np.int64))
     if not len(ordered) or (np.diff(ordered) <= 0).any() or min(stamps) < keys[0]:
         return None
-    return VideoIndex(_times(ordered, stream), ordered, np.unique(np.array(keys, np.int64)), _rate(stream))
+    starts = np.unique(np.array(keys, np.int64))
+    return VideoIndex(
+        _times(ordered, stream), ordered, starts, _rate(stream), stream.index, len(shown_streams(container))
+    )
 
 
 def _from_frames(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex:
     import av
 
     stamps: list[int | None] = []
-    failure: Exception | None = None
+    failure: av.FFmpegError | None = None
     for packet in packets(path, container, stream):
         if failure is not None and packet.size:  # not the last one
             raise undecodable(path, failure, f" after frame {len(stamps) - 1}" if stamps else "") from failure
@@ -172,7 +232,7 @@ def _from_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
     # Timestamps that are missing or run backwards say nothing: the frames then follow each other evenly.
     trusted = len(known) == len(stamps) and bool((np.diff(known) > 0).all())
     times = _times(known, stream) if trusted else np.arange(len(stamps)) / rate
-    return VideoIndex(times, None, np.zeros(0, np.int64), rate)
+    return VideoIndex(times, None, np.zeros(0, np.int64), rate, stream.index, len(shown_streams(container)))
 
 
 def _times(stamps: NDArray[np.int64], stream: VideoStream) -> NDArray[np.float64]:
@@ -185,9 +245,8 @@ def _rate(stream: VideoStream) -> float:
     return float(rate) if rate else 1.0
 
 
-def _refuse_incomplete(path: Path, container: InputContainer, stream: VideoStream) -> None:
+def _refuse_incomplete(path: Path, name: str) -> None:
     """Encrypted files decode to noise, and a download that broke off to a part of the video."""
-    name = container.format.name
     if name.startswith("mov") or name == "avi":
         end, encrypted = (_boxes if name.startswith("mov") else _riff)(path)
         if encrypted:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from stvit.datasets.video.pyav_index import VideoIndex, open_stream, packets, picture, undecodable, video_index
+from stvit.datasets.video.pyav_index import open_stream, packets, picture, undecodable, video_index
 from stvit.datasets.video.reading import UndecodableVideoError
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ class PyAVReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._index: VideoIndex = video_index(path)
         self._container, self._stream = open_stream(path)
-        self._used = False  # something was decoded: the container stands somewhere in the file
+        try:
+            self._index = video_index(path, (self._container, self._stream))
+        except UndecodableVideoError:
+            self._container.close()
+            raise
         self._size: tuple[int, int] | None = None
 
     @property
@@ -108,14 +111,12 @@ class PyAVReader:
 
     def _from_key(self, key: int) -> Iterator[VideoFrame]:
         """Decoded frames from the key frame of this timestamp on."""
-        if self._used or key > self._index.keys[0]:
-            self._container.seek(key, stream=self._stream)
+        self._container.seek(key, stream=self._stream)
         return self._decoded(key)
 
     def _decoded(self, key: int) -> Iterator[VideoFrame]:
         import av
 
-        self._used = True
         for packet in packets(self._path, self._container, self._stream):
             try:
                 yield from self._stream.decode(packet)

@@ -97,3 +97,21 @@ def _check_readable(path: Path) -> None:
         raise UserError(f"{path} is neither a file nor a folder; give a video file or a folder of numbered images")
     if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
         raise UserError(f"{path} cannot be read: permission denied; change its rights with chmod")
+
+
+def refuse_other_times(
+    path: Path, decoder: str, times: NDArray[np.float64], found: NDArray[np.float64] | None, count: int | None = None
+) -> None:
+    """A backend has to show the frames of our list at their times; without ``found`` only their number is compared."""
+    count = len(found) if found is not None else count
+    if count != len(times):
+        raise UndecodableVideoError(f"{path}: {decoder} counts {count} frames, there are {len(times)}: use auto")
+    if found is None or len(times) < 2:
+        return
+    tolerance = max(1e-4, float(np.diff(times).min()) / 4)
+    wrong = np.flatnonzero(np.abs(found - times) > tolerance)
+    if len(wrong):
+        n = wrong[0]
+        raise UndecodableVideoError(
+            f"{path}: {decoder} shows frame {n} at {found[n]:.3f} s, it is due at {times[n]:.3f} s: use auto"
+        )

@@ -1,0 +1,91 @@
+"""Videos through decord, where it shows the same frames as PyAV; other files it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from stvit.datasets.video.pyav_index import first_picture, undecodable, video_index
+from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
+from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
+from stvit.errors import UserError
+
+_NAME = "decord"
+
+
+class DecordReader:
+    """See :class:`stvit.datasets.video.reading.VideoReader`.
+
+    The list of frames is PyAV's. decord applies rotations but no mirroring, chooses among several video streams by
+    itself and hands out pixels wrongly whose rows it pads: such files are refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import decord
+        except (ImportError, OSError) as error:
+            raise UserError(f"DATA.DECODER {_NAME} is not installed: pip install decord, or use auto") from error
+        decord.logging.set_level(decord.logging.QUIET)
+        self._path, self._errors = path, (decord.DECORDError, RuntimeError)
+        self._index = video_index(path)
+        first = first_picture(path)
+        if self._index.streams > 1:
+            raise UndecodableVideoError(
+                f"{path} has {self._index.streams} video streams, {_NAME} may take any: use auto"
+            )
+        if first.mirrored:
+            raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
+        self.size = first.size
+        try:
+            self._reader = decord.VideoReader(str(path), num_threads=1)
+            starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0]
+        except self._errors as error:
+            raise undecodable(path, _cause(error), f" by {_NAME}") from error
+        refuse_other_times(path, _NAME, self._index.times, starts - starts[0])
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return self._index.times
+
+    @property
+    def fps(self) -> float:
+        return mean_rate(self._index.times, self._index.rate)
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        numbers = checked_numbers(indices, len(self.times), self._path)
+        if not len(numbers):
+            return np.zeros((0, *self.size, 3), np.uint8)
+        wanted, places = np.unique(numbers, return_inverse=True)
+        try:
+            batch = self._reader.get_batch(wanted.tolist())
+        except (*self._errors, IndexError) as error:
+            raise undecodable(self._path, _cause(error), f" by {_NAME}") from error
+        # What comes depends on decord's bridge, which belongs to the whole process: left as it is.
+        clip = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+        if clip.shape[1:] != (*self.size, 3):
+            raise UndecodableVideoError(
+                f"{self._path}: {_NAME} gives frames of shape {clip.shape[1:]}, not {(*self.size, 3)}: use auto"
+            )
+        return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
+
+    def close(self) -> None:
+        self._reader = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _cause(error: Exception) -> Exception:
+    """decord's messages begin with a place in its source and end with a stack; between them stands the cause."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ValueError(line.split("Check failed:")[-1].split("]")[-1].strip() or line)

@@ -1,0 +1,93 @@
+"""Videos through torchcodec, which uses the FFmpeg of the system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from stvit.datasets.video.pyav_index import first_picture, undecodable, video_index
+from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
+from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
+from stvit.errors import UserError
+
+_NAME = "torchcodec"
+
+
+class TorchCodecReader:
+    """See :class:`stvit.datasets.video.reading.VideoReader`.
+
+    The list of frames is PyAV's. torchcodec applies rotations but no mirroring: such files are refused. Its
+    approximate seeking, which shows wrong frames where the rate varies, is never used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from torchcodec.decoders import VideoDecoder
+        except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: it finds no FFmpeg
+            raise UserError(
+                f"DATA.DECODER {_NAME} cannot be used: pip install 'stvit[torchcodec]' and install FFmpeg, or use auto"
+            ) from error
+        self._path = path
+        self._index = video_index(path)
+        first = first_picture(path)
+        if first.mirrored:
+            raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
+        self.size = first.size
+        try:
+            self._decoder = VideoDecoder(
+                str(path),
+                stream_index=self._index.stream,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                seek_mode="exact",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise undecodable(path, _cause(error), f" by {_NAME}") from error
+        self._start = self._decoder.metadata.begin_stream_seconds
+        refuse_other_times(path, _NAME, self._index.times, None, len(self._decoder))
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return self._index.times
+
+    @property
+    def fps(self) -> float:
+        return mean_rate(self._index.times, self._index.rate)
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        numbers = checked_numbers(indices, len(self.times), self._path)
+        if not len(numbers):
+            return np.zeros((0, *self.size, 3), np.uint8)
+        wanted, places = np.unique(numbers, return_inverse=True)
+        try:
+            batch = self._decoder.get_frames_at(wanted.tolist())
+        except (RuntimeError, IndexError) as error:
+            raise undecodable(self._path, _cause(error), f" by {_NAME}") from error
+        clip = batch.data.numpy()
+        if clip.shape[1:] != (*self.size, 3):
+            raise UndecodableVideoError(
+                f"{self._path}: {_NAME} gives frames of shape {clip.shape[1:]}, not {(*self.size, 3)}: use auto"
+            )
+        refuse_other_times(self._path, _NAME, self.times[wanted], batch.pts_seconds.numpy() - self._start)
+        return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
+
+    def close(self) -> None:
+        self._decoder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _cause(error: Exception) -> Exception:
+    """The last line is about what happened; those before it may be a stack."""
+    return ValueError(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
