@@ -83,7 +83,8 @@ def logits_of_classes(
 
     * Names that a checkpoint carries decide where it is tested.
     * 1,000 logits and folders that all have names of ImageNet-1k's classes (``n01440764``, ...): ImageNet's order, so
-      that published networks can be tested, and trained further, on a part of its classes.
+      that published networks can be tested, and trained further, on a part of its classes. So also 400 logits and
+      Kinetics-400 (``abseiling``, ...).
     * As many folders as logits: the folders' order. In training there may be fewer folders; the last logits then
       stand for nothing.
 
@@ -109,17 +110,17 @@ def logits_of_classes(
                 f"{len(names)}, such as {names[0]!r}): test it on its own classes, or train it with TRAIN.NEW_HEAD True"
             )
         return [number[name] for name in classes], tuple(names)
-    if logits == 1000:
-        imagenet = imagenet_ids()
-        if set(classes) <= set(imagenet):
-            return [imagenet.index(name) for name in classes], imagenet
+    published = _PUBLISHED[logits]() if logits in _PUBLISHED else ()
+    if set(classes) <= set(published):
+        return [published.index(name) for name in classes], published
     if len(classes) == logits or (training and len(classes) < logits):
         return list(range(len(classes))), tuple(classes)
     way_out = (
         f"MODEL.NUM_CLASSES {len(classes)} fits a network to them"
         if training
         else "fine-tune it for them (TRAIN.ENABLE True, TRAIN.CHECKPOINT_FILE_PATH FILE, TRAIN.NEW_HEAD True, "
-        f"MODEL.NUM_CLASSES {len(classes)}), or name the folders as ImageNet does (n01440764, ...)"
+        f"MODEL.NUM_CLASSES {len(classes)})"
+        + (f", or name them as published ({published[0]}, ...)" if published else "")
     )
     raise UserError(f"{where} has {len(classes)} classes, but MODEL.NUM_CLASSES is {logits}: {way_out}")
 
@@ -129,6 +130,16 @@ def imagenet_ids() -> tuple[str, ...]:
     from timm.data import ImageNetInfo  # heavy, and needed for 1,000 classes only
 
     return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+def _kinetics400_names() -> tuple[str, ...]:
+    from stvit.datasets.video.kinetics import kinetics400_names
+
+    return kinetics400_names()
+
+
+# How published networks of so many logits name their classes, in the order of the logits.
+_PUBLISHED = {400: _kinetics400_names, 1000: imagenet_ids}
 
 
 def imagenet_names() -> tuple[str, ...]:

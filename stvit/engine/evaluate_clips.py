@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import rearrange
 from fvcore.common.config import CfgNode
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -276,8 +277,10 @@ def pick_examples(
 
 def four_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Frames ``(T, H, W, 3)`` spread over a clip from its first to its last, as one picture of two rows."""
-    a, b, c, d = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
-    return np.concatenate([np.concatenate([a, b], axis=1), np.concatenate([c, d], axis=1)])
+    shown = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
+    gap = max(1, frames.shape[1] // 100)
+    padded = np.pad(shown, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    return rearrange(padded, "(row column) h w c -> (row h) (column w) c", row=2)[:-gap, :-gap]
 
 
 def report(

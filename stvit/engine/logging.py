@@ -63,11 +63,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(1)
 
-    def report(
-        self, where: str, loss: float, lr: float, frames_per_s: float, data_wait: float, unit: str = "frames"
-    ) -> None:
-        """The figures of the last interval; ``data_wait`` is the share of time spent waiting for data."""
-        figures = f"loss {loss:.5f}, lr {lr:.2e}, {frames_per_s:.0f} {unit}/s, {data_wait:.0%} waiting for data"
+    def report(self, where: str, loss: float, lr: float, speed: float, data_wait: float, unit: str = "frames") -> None:
+        """The figures of the last interval.
+
+        ``speed`` is in ``unit`` a second; ``data_wait`` is the share of time spent waiting for data.
+        """
+        per_s = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
+        figures = f"loss {loss:.5f}, lr {lr:.2e}, {per_s} {unit}/s, {data_wait:.0%} waiting for data"
         if self._bar is not None:
             self._bar.set_description_str(where, refresh=False)
             self._bar.set_postfix_str(figures)

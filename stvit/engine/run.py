@@ -11,6 +11,7 @@ from torch import nn
 from stvit.backbones.base import Backbone
 from stvit.checkpoint import load_checkpoint
 from stvit.checkpoint.fetch import is_url
+from stvit.engine.advice import failures_in_a_line
 from stvit.engine.distributed import (
     World,
     batch_norms,
@@ -37,8 +38,13 @@ def run(cfg: CfgNode) -> None:
         UserError: a mistake in settings or files.
         Stopped: a signal came.
         Diverged: training gave NaN or infinity.
-        OSError: a file could not be read or written.
+        OSError: a file could not be read or written, memory is full, or a loader worker has died.
     """
+    with failures_in_a_line(cfg):
+        _run(cfg)
+
+
+def _run(cfg: CfgNode) -> None:
     training_seconds = None
     world = join_world(cfg)
     refuse_missing_weights(cfg)

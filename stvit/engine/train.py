@@ -14,6 +14,7 @@ from torch import nn
 
 from stvit.checkpoint import read_checkpoint, rng_state, save_checkpoint
 from stvit.config import config_to_dict
+from stvit.engine.advice import MUCH_WAITING, faster_data
 from stvit.engine.distributed import World, barrier, batch_norms, gather_objects, share_buffers
 from stvit.engine.logging import Board, MetricsFile, Progress
 from stvit.engine.output import make_output
@@ -113,7 +114,7 @@ def train_epoch(
         records.progress.step()
         # Epochs that are shorter than the period are reported too, at their ends.
         if state.total_step % min(cfg.LOG_PERIOD, state.steps_per_epoch) == 0:
-            records.training(state, lr, task.frames_per_sample)
+            records.training(state, lr, task)
         inside = state.step < state.steps_per_epoch
         if inside and cfg.TRAIN.CHECKPOINT_STEPS and state.total_step % cfg.TRAIN.CHECKPOINT_STEPS == 0:
             save()
@@ -178,7 +179,7 @@ class Records:
 
     def __init__(self, cfg: CfgNode, state: TrainingState, world: World, metrics_bytes: int) -> None:
         folder = Path(cfg.OUTPUT_DIR)
-        self._world = world
+        self._world, self._cfg, self._advised = world, cfg, False
         self.epochs, self.log_period = cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD
         self.metrics = MetricsFile(folder / "metrics.jsonl", keep=metrics_bytes) if world.main else None
         board = folder / "tensorboard" if cfg.TENSORBOARD.ENABLE and world.main else None
@@ -192,11 +193,11 @@ class Records:
         """How long metrics.jsonl is."""
         return self.metrics.size if self.metrics is not None else 0
 
-    def training(self, state: TrainingState, lr: float, frames_per_sample: int) -> None:
+    def training(self, state: TrainingState, lr: float, task: Task) -> None:
         """Check, write and begin anew the interval of training steps."""
         state.interval.settle(state.precision, self._world)
         samples_per_s, data_wait = state.interval.speed()
-        loss, frames_per_s = state.interval.loss_sum / state.interval.steps, samples_per_s * frames_per_sample
+        loss = state.interval.loss_sum / state.interval.steps
         record: Record = {
             "kind": "train",
             "epoch": state.epoch + 1,
@@ -204,14 +205,21 @@ class Records:
             "loss": loss,
             "lr": lr,
             "grad_norm_max": state.interval.norm_max,
-            "frames_per_s": frames_per_s,
+            "frames_per_s": samples_per_s * task.frames_per_sample,
             "data_wait": data_wait,
         }
         self._write(record)
         where = f"epoch {state.epoch + 1}/{self.epochs} step {state.step}/{state.steps_per_epoch}"
-        unit = "images" if frames_per_sample == 1 else "frames"
-        self.progress.report(where, loss, lr, frames_per_s, data_wait, unit)
+        unit, each = task.speed_in
+        self.progress.report(where, loss, lr, samples_per_s * each, data_wait, unit)
+        self._advise(data_wait, first=state.total_step <= state.interval.steps)
         state.interval = Interval()
+
+    def _advise(self, data_wait: float, first: bool) -> None:
+        """Once a run, say what to do about slow data; in the first interval the wait is for workers to start."""
+        if data_wait > MUCH_WAITING and not first and not self._advised:
+            self._advised = True
+            self.progress.say(f"note: {data_wait:.0%} of the time goes into waiting for data: {faster_data(self._cfg)}")
 
     def validation(self, state: TrainingState, values: dict[str, float], better: bool) -> None:
         """Write a validation."""

@@ -53,6 +53,7 @@ class VideoClassification(Classification[ClipBatch]):
         self.identity = self.splits.identity
         super().__init__(cfg, world)
         self.frames_per_sample = cfg.DATA.NUM_FRAMES * cfg.AUG.NUM_SAMPLE
+        self.speed_in = ("clips", cfg.AUG.NUM_SAMPLE)
         for videos in (self.splits.train, self.splits.validation, self.splits.test):
             if videos is not None:
                 refuse_labels_beyond(videos, len(self.logits) or self.num_classes)

@@ -28,6 +28,7 @@ class ImageClassification(Classification[ImageBatch]):
     """ImageNet's task."""
 
     frames_per_sample = 1
+    speed_in = ("images", 1)
 
     def __init__(self, cfg: CfgNode, world: World) -> None:
         """List the images.

@@ -94,6 +94,7 @@ class MovingMNISTPrediction:
         self.world, self.device = world, world.device
         self.frames_in, self.frames_out = data.FRAMES_IN, data.FRAMES_OUT
         self.frames_per_sample = data.FRAMES_IN + data.FRAMES_OUT
+        self.speed_in = ("frames", self.frames_per_sample)
         self._image_size = data.IMAGE_SIZE
         self._eval_batch = cfg.TEST.BATCH_SIZE
         self._workers = cfg.DATA_LOADER.NUM_WORKERS

@@ -26,6 +26,7 @@ class Task(Protocol[Batch]):
     batches_per_epoch: int
     shares_test_set: bool  # among all processes; otherwise the first measures all of it
     frames_per_sample: int  # for the speed in frames/s
+    speed_in: tuple[str, int]  # what the speed on the screen counts, and how many of them a sample is
     identity: dict[str, object]  # plain values that say what the data are, for checkpoints and results
 
     def attach(self, model: nn.Module) -> None:
