@@ -202,7 +202,8 @@ def make_clip_mixer(
     mix_images = make_mixer(mixup, cutmix, probability, switch, smoothing, classes)
 
     def mix(clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images, even = clips.view(len(clips), -1, *clips.shape[-2:]), len(clips) // 2 * 2
+        B, C, T, h, w = clips.shape
+        images, even = clips.view(B, C * T, h, w), B // 2 * 2
         targets = mixup_target(labels, classes, 1.0, smoothing)
         if even:
             images[:even], targets[:even] = mix_images(images[:even], labels[:even])
