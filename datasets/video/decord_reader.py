@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from stvit.datasets.video.pyav_index import first_picture, undecodable, video_index
+from stvit.datasets.video.pyav_index import first_picture, refuse_for, undecodable, video_index
 from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
 from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
 from stvit.errors import UserError
@@ -33,6 +33,7 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self._errors = path, (decord.DECORDError, RuntimeError)
         self._index = video_index(path)
+        refuse_for(_NAME, path, self._index)
         first = first_picture(path)
         if self._index.streams > 1:
             raise UndecodableVideoError(
@@ -45,7 +46,7 @@ class DecordReader:
             self._reader = decord.VideoReader(str(path), num_threads=1)
             starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0]
         except self._errors as error:
-            raise undecodable(path, _cause(error), f" by {_NAME}") from error
+            raise undecodable(path, _cause(error), f" by {_NAME} (use auto)") from error
         refuse_other_times(path, _NAME, self._index.times, starts - starts[0])
 
     @property
@@ -64,7 +65,7 @@ class DecordReader:
         try:
             batch = self._reader.get_batch(wanted.tolist())
         except (*self._errors, IndexError) as error:
-            raise undecodable(self._path, _cause(error), f" by {_NAME}") from error
+            raise undecodable(self._path, _cause(error), f" by {_NAME} (use auto)") from error
         # What comes depends on decord's bridge, which belongs to the whole process: left as it is.
         clip = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
         if clip.shape[1:] != (*self.size, 3):

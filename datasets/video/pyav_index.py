@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Of a process: room for the lists of so many files, and of so many frames (16 bytes each).
 _FILES, _FRAMES = 2000, 1_000_000
+_SOUGHT_EXACTLY = ("mov", "matroska", "avi", "flv")  # containers with an index of key frames
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class VideoIndex:
     rate: float  # frames a second that the file declares; 1 if it does not
     stream: int  # number of the stream in the file
     streams: int  # how many video streams the file has
+    container: str  # FFmpeg's name, its first one: mov, matroska, avi, mpegts, ...
+    reordered: bool  # frames are coded in another order than shown (B-frames)
+    leading: bool  # some frames coded after a key frame are shown before it (open GOP)
 
 
 @dataclass(frozen=True)
@@ -193,23 +197,28 @@ def packets(path: Path, container: InputContainer, stream: VideoStream) -> Itera
 
 def _from_packets(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex | None:
     """None where packets do not tell which frames there are."""
-    stamps, keys, first = [], [], True
+    stamps, keys, hidden = [], [], []
     for packet in packets(path, container, stream):
         if not packet.size:
             continue
-        if packet.pts is None or (first and not packet.is_keyframe):
+        if packet.pts is None or (not stamps and not packet.is_keyframe):
             return None
-        first = False
+        stamps.append(packet.pts)
+        hidden.append(packet.is_discard)  # by the edit list of the file
         if packet.is_keyframe:
-            keys.append(packet.pts)
-        if not packet.is_discard:  # else the file's edit list hides it
-            stamps.append(packet.pts)
-    ordered = np.sort(np.array(stamps, np.int64))
-    if not len(ordered) or (np.diff(ordered) <= 0).any() or min(stamps) < keys[0]:
+            keys.append(len(stamps) - 1)
+    coded = np.array(stamps, np.int64)
+    shown = np.sort(coded[~np.array(hidden, bool)])
+    if not len(shown) or (np.diff(shown) <= 0).any() or coded.min() < coded[0]:
         return None
-    starts = np.unique(np.array(keys, np.int64))
+    latest_key = coded[keys][np.searchsorted(keys, np.arange(len(coded)), side="right") - 1]
     return VideoIndex(
-        _times(ordered, stream), ordered, starts, _rate(stream), stream.index, len(shown_streams(container))
+        times=_times(shown, stream),
+        stamps=shown,
+        keys=np.unique(coded[keys]),
+        reordered=bool((np.diff(coded) < 0).any()),
+        leading=bool((coded < latest_key).any()),
+        **_declared(container, stream),
     )
 
 
@@ -228,11 +237,23 @@ def _from_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
     if not stamps:
         raise undecodable(path, failure or ValueError("it has no frame"))
     known = np.array([s for s in stamps if s is not None], np.int64)
-    rate = _rate(stream)
     # Timestamps that are missing or run backwards say nothing: the frames then follow each other evenly.
     trusted = len(known) == len(stamps) and bool((np.diff(known) > 0).all())
-    times = _times(known, stream) if trusted else np.arange(len(stamps)) / rate
-    return VideoIndex(times, None, np.zeros(0, np.int64), rate, stream.index, len(shown_streams(container)))
+    times = _times(known, stream) if trusted else np.arange(len(stamps)) / _rate(stream)
+    nowhere = np.zeros(0, np.int64)
+    return VideoIndex(times, None, nowhere, reordered=False, leading=False, **_declared(container, stream))
+
+
+class _Declared(TypedDict):
+    rate: float
+    stream: int
+    streams: int
+    container: str
+
+
+def _declared(container: InputContainer, stream: VideoStream) -> _Declared:
+    kind = container.format.name.split(",")[0]
+    return _Declared(rate=_rate(stream), stream=stream.index, streams=len(shown_streams(container)), container=kind)
 
 
 def _times(stamps: NDArray[np.int64], stream: VideoStream) -> NDArray[np.float64]:
@@ -243,6 +264,21 @@ def _times(stamps: NDArray[np.int64], stream: VideoStream) -> NDArray[np.float64
 def _rate(stream: VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else 1.0
+
+
+def refuse_for(decoder: str, path: Path, index: VideoIndex) -> None:
+    """Files in which backends without a list of their own were seen to show wrong frames, without an error."""
+    reason = ""
+    if index.stamps is None:
+        reason = "its timestamps do not tell its frames apart"
+    elif index.container not in _SOUGHT_EXACTLY:
+        reason = f"it does not find key frames in {index.container} files"
+    elif index.container == "avi" and index.reordered:
+        reason = ".avi files say nothing of the order in which B-frames are shown"
+    elif index.leading:
+        reason = "its groups of pictures are open"
+    if reason:
+        raise UndecodableVideoError(f"{path} is not for {decoder}: {reason}; use auto")
 
 
 def _refuse_incomplete(path: Path, name: str) -> None:

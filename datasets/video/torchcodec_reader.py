@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from stvit.datasets.video.pyav_index import first_picture, undecodable, video_index
+from stvit.datasets.video.pyav_index import first_picture, refuse_for, undecodable, video_index
 from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
 from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
 from stvit.errors import UserError
@@ -34,6 +34,7 @@ class TorchCodecReader:
             ) from error
         self._path = path
         self._index = video_index(path)
+        refuse_for(_NAME, path, self._index)
         first = first_picture(path)
         if first.mirrored:
             raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
@@ -47,8 +48,8 @@ class TorchCodecReader:
                 seek_mode="exact",
             )
         except (RuntimeError, ValueError) as error:
-            raise undecodable(path, _cause(error), f" by {_NAME}") from error
-        self._start = self._decoder.metadata.begin_stream_seconds
+            raise undecodable(path, _cause(error), f" by {_NAME} (use auto)") from error
+        self._start = self._decoder.metadata.begin_stream_seconds_from_content
         refuse_other_times(path, _NAME, self._index.times, None, len(self._decoder))
 
     @property
@@ -67,7 +68,7 @@ class TorchCodecReader:
         try:
             batch = self._decoder.get_frames_at(wanted.tolist())
         except (RuntimeError, IndexError) as error:
-            raise undecodable(self._path, _cause(error), f" by {_NAME}") from error
+            raise undecodable(self._path, _cause(error), f" by {_NAME} (use auto)") from error
         clip = batch.data.numpy()
         if clip.shape[1:] != (*self.size, 3):
             raise UndecodableVideoError(
