@@ -262,20 +262,15 @@ def _gif_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _video_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    import av  # heavy, and needed for videos only
+    # heavy, and needed for videos only
+    from stvit.datasets.video.pyav_index import all_pictures
+    from stvit.datasets.video.reading import UndecodableVideoError, check_readable
 
+    check_readable(path)
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} has no video stream; give {_ACCEPTED}")
-            for frame in container.decode(container.streams.video[0]):
-                picture = frame.to_ndarray(format="rgb24")
-                # The angle is counter-clockwise, as np.rot90 turns.
-                yield np.rot90(picture, k=round(frame.rotation / 90))
-    except PermissionError:
-        raise
-    except av.FFmpegError as error:
-        raise _undecodable(path, f"a video; give {_ACCEPTED}", error) from error
+        yield from all_pictures(path)
+    except UndecodableVideoError as error:
+        raise UserError(f"{error}; give {_ACCEPTED}") from error
 
 
 def _undecodable(path: Path, what: str, error: Exception) -> UserError:

@@ -102,7 +102,7 @@ def video_index(path: Path, source: Source | None = None, *, counted: bool = Fal
     if source is None:
         with opened(path) as source:
             return video_index(path, source, counted=counted)
-    _refuse_incomplete(path, source[0].format.name)
+    refuse_incomplete(path, source[0].format.name)
     index = None if counted else _from_packets(path, *source)
     if index is None:
         with opened(path) as anew:
@@ -123,16 +123,27 @@ def first_picture(path: Path) -> FirstPicture:
 
 @lru_cache(maxsize=_FILES)
 def _first_picture(path: str, changed: int, length: int) -> FirstPicture:
+    for frame in all_frames(Path(path)):
+        return FirstPicture(picture(frame).shape[:2], orientation(frame)[1])
+    raise undecodable(Path(path), ValueError("it has no frame"))
+
+
+def all_pictures(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Every frame as it is shown, ``(H, W, 3)`` RGB, by decoding from the beginning."""
+    return map(picture, all_frames(path))
+
+
+def all_frames(path: Path) -> Iterator[VideoFrame]:
+    """Every frame as it is stored, by decoding from the beginning."""
     import av
 
-    with opened(Path(path)) as (container, stream):
-        try:
-            for packet in packets(Path(path), container, stream):
-                for frame in stream.decode(packet):
-                    return FirstPicture(picture(frame).shape[:2], orientation(frame)[1])
-        except av.FFmpegError as error:
-            raise undecodable(Path(path), error) from error
-    raise undecodable(Path(path), ValueError("it has no frame"))
+    with opened(path) as (container, stream):
+        refuse_incomplete(path, container.format.name)
+        for packet in packets(path, container, stream):
+            try:
+                yield from stream.decode(packet)
+            except av.FFmpegError as error:
+                raise undecodable(path, error) from error
 
 
 @contextmanager
@@ -160,7 +171,7 @@ def open_stream(path: Path) -> Source:
     if not streams:
         container.close()
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise UndecodableVideoError(f"{path} has no video stream (it holds {kinds}); remove it from the list")
+        raise UndecodableVideoError(f"{path} has no video stream (it holds {kinds})")
     stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     if stream.codec_context is None:
         container.close()
@@ -281,7 +292,7 @@ def refuse_for(decoder: str, path: Path, index: VideoIndex) -> None:
         raise UndecodableVideoError(f"{path} is not for {decoder}: {reason}; use auto")
 
 
-def _refuse_incomplete(path: Path, name: str) -> None:
+def refuse_incomplete(path: Path, name: str) -> None:
     """Encrypted files decode to noise, and a download that broke off to a part of the video."""
     if name.startswith("mov") or name == "avi":
         end, encrypted = (_boxes if name.startswith("mov") else _riff)(path)

@@ -67,7 +67,7 @@ def open_video(path: str | PathLike[str], decoder: str = "auto", *, folder_fps: 
     path = Path(path)
     if decoder not in DECODERS:
         raise UserError(f"there is no decoder {decoder!r} (DATA.DECODER); known are {', '.join(DECODERS)}")
-    _check_readable(path)
+    check_readable(path)
     if path.is_dir():
         from stvit.datasets.video.frame_folder import FrameFolder
 
@@ -85,8 +85,8 @@ def open_video(path: str | PathLike[str], decoder: str = "auto", *, folder_fps: 
     return PyAVReader(path)
 
 
-def _check_readable(path: Path) -> None:
-    """A device or a pipe would be waited for without end."""
+def check_readable(path: Path) -> None:
+    """Raises UserError for what is no file or folder that may be read; a pipe would be waited for without end."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
