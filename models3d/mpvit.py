@@ -3,7 +3,7 @@
 from stvit.backbones.mpvit import MPViT
 from stvit.inflation import inflate_spec
 from stvit.models2d.mpvit import IMAGE_VARIANTS, IMAGE_WEIGHTS
-from stvit.preprocessing import for_classifier
+from stvit.preprocessing import for_classifier, tested_on_clips
 from stvit.registry import register_model
 
 # A still clip gives the features of its frame, once the image network's weights are loaded.
@@ -11,4 +11,4 @@ INFLATED_VARIANTS = {f"{name}_16f": inflate_spec(spec, 16) for name, spec in IMA
 
 for _name, _spec in INFLATED_VARIANTS.items():
     # The image network's weights, which loading inflates.
-    register_model(_name, MPViT, _spec, for_classifier, IMAGE_WEIGHTS[_name.removesuffix("_16f")])
+    register_model(_name, MPViT, _spec, tested_on_clips(for_classifier), IMAGE_WEIGHTS[_name.removesuffix("_16f")])

@@ -1,11 +1,12 @@
 """MViTv2 for video: the published networks, and the image networks inflated to 16 frames."""
 
 import dataclasses
+from functools import partial
 
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.inflation import inflate_spec
 from stvit.models2d.mvitv2 import BASE, IMAGE_VARIANTS, IMAGE_WEIGHTS, LARGE, SMALL
-from stvit.preprocessing import Preprocessing
+from stvit.preprocessing import for_classifier, tested_on_clips
 from stvit.registry import Weights, register_model
 
 
@@ -67,30 +68,18 @@ VIDEO_WEIGHTS = {
 
 KINETICS = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
 
-
-def _kinetics_preprocessing(spec: MViTSpec) -> Preprocessing:
-    frames, height, width = spec.input_size
-    return Preprocessing(
-        task="classification",
-        input_size=(height, width),
-        channels=spec.in_channels,
-        interpolation="bilinear",
-        frames=frames,
-        **KINETICS,  # type: ignore[arg-type]
-    )
-
-
-def _image_preprocessing(spec: MViTSpec) -> Preprocessing:
-    """ImageNet's mean and deviation: those of the image weights, and of the published large network."""
-    frames, height, width = spec.input_size
-    return Preprocessing(task="classification", input_size=(height, width), channels=spec.in_channels, frames=frames)
-
+# What differs from Preprocessing's defaults in how SlowFast's test files choose and prepare clips; all of its networks
+# see frames that were resized bilinearly. The large network was tested on the whole longer side, by three crops.
+TEST_PROTOCOLS: dict[str, dict[str, object]] = {
+    "mvitv2_small_16x4": {**KINETICS, "sampling_rate": 4, "test_views": 5},
+    "mvitv2_base_32x3": {**KINETICS, "sampling_rate": 3, "test_views": 5},
+    "mvitv2_large_40x3": {"sampling_rate": 3, "test_views": 5, "test_crops": 3, "crop_fraction": 1.0},
+}
 
 for _name, _spec in VIDEO_VARIANTS.items():
-    _large = _name == "mvitv2_large_40x3"
-    register_model(
-        _name, MViT, _spec, _image_preprocessing if _large else _kinetics_preprocessing, VIDEO_WEIGHTS[_name]
-    )
+    _preprocessing = partial(for_classifier, interpolation="bilinear", **TEST_PROTOCOLS[_name])
+    register_model(_name, MViT, _spec, _preprocessing, VIDEO_WEIGHTS[_name])
 for _name, _spec in INFLATED_VARIANTS.items():
     # The image network's weights, which loading inflates.
-    register_model(_name, MViT, _spec, _image_preprocessing, IMAGE_WEIGHTS.get(_name.removesuffix("_16f"), ()))
+    _weights = IMAGE_WEIGHTS.get(_name.removesuffix("_16f"), ())
+    register_model(_name, MViT, _spec, tested_on_clips(for_classifier), _weights)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from stvit.errors import UserError, nearest
 
@@ -72,3 +73,14 @@ def for_classifier(spec: _ClassifierRow, **settings: object) -> Preprocessing:
         frames=frames[0] if frames else None,
         **settings,  # type: ignore[arg-type]
     )
+
+
+S = TypeVar("S", bound=_ClassifierRow)
+
+
+def tested_on_clips(describe: Callable[[S], Preprocessing]) -> Callable[[S], Preprocessing]:
+    """For rows of inflated networks: pixels as ``describe``, the image network's, says; clips as MViTv2-S tests them.
+
+    That is 5 views of frames 4 apart at 30 frames a second, 1 crop (:class:`Preprocessing` has the rest).
+    """
+    return lambda spec: dataclasses.replace(describe(spec), sampling_rate=4, target_fps=30.0, test_views=5)
