@@ -7,6 +7,9 @@ Every setting stands with its default in stvit/config/defaults.py. A run that wa
 last checkpoint when the same command is given again. To evaluate only:
   python tools/main.py --cfg FILE TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH CHECKPOINT OUTPUT_DIR FOLDER
 
+To try settings and data first, with an estimate of memory and time, and nothing written to OUTPUT_DIR:
+  python tools/main.py --cfg FILE --dry-run [KEY VALUE ...]
+
 NUM_GPUS 4 trains with four processes, one a GPU, that share each TRAIN.BATCH_SIZE samples; so do
   torchrun --nproc_per_node 4 tools/main.py --cfg FILE NUM_GPUS 4
 and, with NUM_GPUS 0, as many processes on the CPU.
@@ -27,11 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; raises what :func:`stvit.cli.run` turns into an exit status."""
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--cfg", metavar="FILE", required=True, help="YAML file of settings; see configs/")
+    parser.add_argument("--dry-run", action="store_true", help="try a few batches, and say how long the run will take")
     parser.add_argument("settings", metavar="KEY VALUE", nargs="*", help="settings that differ from the file's")
     options = parser.parse_args(argv)
 
     from stvit.config import load_config  # after the options, so that --help does not wait for torch
     from stvit.engine.distributed import is_launched, refuse_missing_gpus
+    from stvit.engine.dry_run import dry_run
     from stvit.engine.launch import launch, speak_once
     from stvit.engine.run import run
     from stvit.engine.signals import Stopped
@@ -40,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with speak_once():
             cfg = load_config(options.cfg, options.settings)
+            if options.dry_run:
+                return dry_run(cfg)
             if cfg.NUM_GPUS > 1 and not is_launched():
                 refuse_missing_gpus(cfg.NUM_GPUS)
                 words = sys.argv[1:] if argv is None else argv

@@ -19,6 +19,7 @@ from stvit.datasets import EpochBatchSampler, batch_loader
 from stvit.datasets.image_transforms import MIXING_STREAM, make_mixer, sample_seed, seeded
 from stvit.engine.distributed import World, sum_over_ranks
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
+from stvit.engine.tasks.task import EvaluatedSet
 from stvit.errors import UserError
 from stvit.metrics.accuracy import ranks
 from stvit.model import Model
@@ -199,6 +200,19 @@ class Classification(Generic[Batch]):
             "top5_error": 100 * top5 / samples_seen,
             "loss": loss_sum / max(1.0, scored),
         }
+
+    def evaluated_sets(self) -> dict[str, EvaluatedSet]:
+        """See :class:`stvit.engine.tasks.Task`."""
+        raise NotImplementedError
+
+    def _forward(self, batch: Batch, model: nn.Module) -> int:
+        samples, _ = self.on_device(batch)
+        model(samples)
+        return len(samples)
+
+    def unusable(self) -> dict[str, str]:
+        """See :class:`stvit.engine.tasks.Task`."""
+        return {}
 
     def _undecodable(self, batch: Batch) -> int:
         """How many samples of a validation batch could not be decoded, which count as mistakes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
 from stvit.engine.tasks.classification import Classification, unspoilt
+from stvit.engine.tasks.task import EvaluatedSet, Scoring
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 
@@ -59,6 +61,7 @@ class VideoClassification(Classification[ClipBatch]):
                 refuse_labels_beyond(videos, len(self.logits) or self.num_classes)
         self._erasing = (cfg.AUG.RE_PROB, cfg.AUG.RE_MODE, cfg.AUG.RE_COUNT)
         self._found_bad: list[BadVideo] = []  # in training, since the processes last told each other
+        self._unusable: dict[str, str] = {}
         if self.splits.train is not None:
             self._make_training_batches(cfg, self.splits.train)
 
@@ -74,7 +77,8 @@ class VideoClassification(Classification[ClipBatch]):
         self._bad_in_validation = self._ledger(self.splits.validation, "bad_videos_of_validation.csv")
 
     def _ledger(self, videos: VideoList, name: str) -> BadVideos:
-        file = Path(self._cfg.OUTPUT_DIR) / name if self.world.main else None
+        folder = self._cfg.OUTPUT_DIR  # a dry run has none
+        file = Path(folder) / name if folder and self.world.main else None
         return BadVideos(file, len(videos), self._cfg.DATA.MAX_BAD_PERCENT)
 
     def _logits_of_labels(self, names: Sequence[str] | None) -> tuple[tuple[str, ...], Tensor]:
@@ -105,6 +109,7 @@ class VideoClassification(Classification[ClipBatch]):
         self._sampler.set_epoch(epoch, start_batch)
         for batch in unspoilt(self._loader):
             self._found_bad += batch.bad
+            self._unusable.update((video.name, video.cause) for video in batch.bad)
             self._bad.note(batch.bad)
             yield batch
 
@@ -180,7 +185,9 @@ class VideoClassification(Classification[ClipBatch]):
         views: Dataset[object] = cast("Dataset[object]", self.views_of(videos, preprocessing))
         if self.world.size > 1:
             views = Subset(views, rank_slice(len(videos), self.world))
-        yield from cast("Iterator[ViewBatch]", unspoilt(self._load(views, batch_size)))
+        for batch in cast("Iterator[ViewBatch]", unspoilt(self._load(views, batch_size))):
+            self._unusable.update((video.name, video.cause) for video in batch.bad)
+            yield batch
 
     def views_of(self, videos: VideoList, preprocessing: Preprocessing) -> EvaluationViews:
         """The videos of a list, each with all its views."""
@@ -192,6 +199,32 @@ class VideoClassification(Classification[ClipBatch]):
     def clips_at_once(self) -> int:
         """How many this process evaluates in one pass of the network: its part of TEST.BATCH_SIZE."""
         return self._eval_batch
+
+    def evaluated_sets(self) -> dict[str, EvaluatedSet]:
+        """See :class:`stvit.engine.tasks.Task`; samples are videos, in the test with all their views."""
+        sets: dict[str, EvaluatedSet] = {}
+        if self.splits.validation is not None:
+            sets["validation"] = EvaluatedSet(len(self.splits.validation), self._scorings_in_validation)
+        if self.splits.test is not None:
+            sets["test"] = EvaluatedSet(len(self.splits.test), functools.partial(self._scorings, self.splits.test))
+        return sets
+
+    def _scorings_in_validation(self) -> Iterator[Scoring]:
+        for batch in self._validation_batches():
+            yield functools.partial(self._forward, batch)
+
+    def _scorings(self, videos: VideoList) -> Iterator[Scoring]:
+        for batch in self.test_batches(videos):
+            yield functools.partial(self._forward_views, batch)
+
+    def _forward_views(self, batch: ViewBatch, model: nn.Module) -> int:
+        for clips in batch.clips.flatten(0, 1).split(self.clips_at_once):
+            model(self.normalised(clips))
+        return len(batch.clips)
+
+    def unusable(self) -> dict[str, str]:
+        """See :class:`stvit.engine.tasks.Task`; paths as their lists write them."""
+        return self._unusable
 
     def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
         """See :class:`stvit.engine.tasks.Task`."""

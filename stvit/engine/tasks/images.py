@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
 from stvit.engine.tasks.classification import Classification, unspoilt
+from stvit.engine.tasks.task import EvaluatedSet, Scoring
 from stvit.preprocessing import Preprocessing
 
 
@@ -106,6 +108,20 @@ class ImageClassification(Classification[ImageBatch]):
             dataset = Subset(dataset, rank_slice(len(images), self.world))
         yield from unspoilt(self._load(dataset, self._eval_batch))
 
+    def evaluated_sets(self) -> dict[str, EvaluatedSet]:
+        """See :class:`stvit.engine.tasks.Task`."""
+
+        def batches(images: ImageList) -> Iterator[Scoring]:
+            for batch in self.eval_batches(images):
+                yield functools.partial(self._forward, batch)
+
+        sets = {"validation": self.splits.validation, "test": self.splits.test}
+        return {
+            name: EvaluatedSet(len(images), functools.partial(batches, images))
+            for name, images in sets.items()
+            if images is not None
+        }
+
     def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
         """See :class:`stvit.engine.tasks.Task`."""
         return evaluate_classes(cfg, model, self, stop, trained)
@@ -118,6 +134,8 @@ def augmentation(cfg: CfgNode, preprocessing: Preprocessing) -> Augmentation:
         size=(size, size),
         mean=preprocessing.mean,
         std=preprocessing.std,
+        area=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE) or Augmentation.area,
+        flip=0.5 if cfg.DATA.RANDOM_FLIP else 0.0,
         auto_augment=cfg.AUG.AA_TYPE,
         color_jitter=cfg.AUG.COLOR_JITTER,
         interpolation=cfg.AUG.INTERPOLATION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -26,7 +27,9 @@ from stvit.engine.evaluate_frames import evaluate_frames
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
+from stvit.engine.tasks.task import EvaluatedSet, Scoring
 from stvit.errors import UserError
+from stvit.preprocessing import Preprocessing
 from stvit.registry import model_spec
 
 
@@ -71,7 +74,7 @@ class MovingMNISTPrediction:
             UserError: files that are missing or unfit, settings that no sequence can have.
             OSError: a failed download or write.
         """
-        data = cfg.MOVING_MNIST
+        self._cfg, data = cfg, cfg.MOVING_MNIST
         self.splits = moving_mnist_splits(
             digits=data.DIGITS,
             root=cfg.DATA.PATH_TO_DATA_DIR,
@@ -135,6 +138,10 @@ class MovingMNISTPrediction:
     def attach(self, model: nn.Module) -> None:
         """See :class:`stvit.engine.tasks.Task`; a predictor's settings say it all."""
 
+    def adopt(self, described: Preprocessing | None) -> list[str]:
+        """See :class:`stvit.engine.tasks.Task`; a predictor's checkpoint says nothing that the settings do not."""
+        return []
+
     def notes(self) -> list[str]:
         """What a reader of the results must know about the data, a line each."""
         reason = self._test_identity().get("published_file_unused_because")
@@ -182,6 +189,30 @@ class MovingMNISTPrediction:
     def eval_batches(self, split: MovingMNIST | FrameSequences) -> Iterable[SequenceBatch]:
         """All sequences of a fixed set, in order."""
         return self._load(split, self._eval_batch)
+
+    def evaluated_sets(self) -> dict[str, EvaluatedSet]:
+        """See :class:`stvit.engine.tasks.Task`."""
+        cfg = self._cfg
+        sets = {"validation": self.splits.val if cfg.TRAIN.ENABLE else None}
+        sets["test"] = self.splits.test if cfg.TEST.ENABLE else None
+
+        def batches(split: MovingMNIST | FrameSequences) -> Iterator[Scoring]:
+            for batch in self.eval_batches(split):
+                yield functools.partial(self._predict, batch)
+
+        return {
+            name: EvaluatedSet(len(split), functools.partial(batches, split))
+            for name, split in sets.items()
+            if split is not None
+        }
+
+    def _predict(self, batch: SequenceBatch, model: nn.Module) -> int:
+        past, _ = self.past_and_future(batch)
+        return len(model(past, self.frames_out))
+
+    def unusable(self) -> dict[str, str]:
+        """See :class:`stvit.engine.tasks.Task`; sequences are made, and all of them can be used."""
+        return {}
 
     def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
         """See :class:`stvit.engine.tasks.Task`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from fvcore.common.config import CfgNode
@@ -13,8 +13,20 @@ from stvit.engine.distributed import World
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
+from stvit.preprocessing import Preprocessing
 
 Batch = TypeVar("Batch")
+
+
+# A loaded batch of an evaluation: scores it by a network, and says how many samples it has.
+Scoring = Callable[[nn.Module], int]
+
+
+class EvaluatedSet(NamedTuple):
+    """A set that a run evaluates on, as one who estimates its cost sees it."""
+
+    samples: int  # all processes' together
+    batches: Callable[[], Iterator[Scoring]]  # this process's, each loaded when it is asked for
 
 
 class Task(Protocol[Batch]):
@@ -32,6 +44,13 @@ class Task(Protocol[Batch]):
     def attach(self, model: nn.Module) -> None:
         """Complete what the model says about its input (``model.preprocessing``) by what only the data know."""
 
+    def adopt(self, described: Preprocessing | None) -> list[str]:
+        """Follow what a checkpoint that is tested alone says of its samples, None for one that says nothing.
+
+        Returns:
+            A line for each setting that contradicts it.
+        """
+
     def notes(self) -> list[str]:
         """What a reader of run and results must know about the data, a line each."""
 
@@ -46,6 +65,12 @@ class Task(Protocol[Batch]):
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """Metrics of the validation set; takes no number from the global generators."""
+
+    def evaluated_sets(self) -> Mapping[str, EvaluatedSet]:
+        """``validation`` and ``test``, those of them that the run uses."""
+
+    def unusable(self) -> Mapping[str, str]:
+        """The samples that could not be used so far, each with the cause."""
 
     def evaluate(self, cfg: CfgNode, model: nn.Module, stop: StopRequest, trained: TrainingRecord) -> Outcome:
         """Measure the model, in evaluation mode, on the test set.
