@@ -20,25 +20,25 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a tool and return its exit status, for ``sys.exit(run(main))``.
 
-    0 if the work was done, 2 for a user's mistake, 1 if a file or the machine failed, 130 if interrupted. A mistake or
-    failure prints ``error: ...`` in one line on stderr. Any other exception is a fault of the program, and is raised.
+    What ``main`` returns, or 0 if that is None, as most do when the work is done; 2 for a user's mistake, 1 if a file
+    or the machine failed, 130 if interrupted. A mistake or failure prints ``error: ...`` in one line on stderr. Any
+    other exception is a fault of the program, and is raised.
 
     Args:
         main: takes the command line's words, or None for those of the process.
         argv: handed to ``main``.
     """
     try:
-        main(argv)
+        return main(argv) or 0
     except UserError as error:
         return _fail(error, 2)
     except OSError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    return 0
 
 
 def _fail(error: Exception | str, status: int) -> int:

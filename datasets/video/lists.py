@@ -160,7 +160,7 @@ def video_splits(
             raise UserError(f"{root} is a file: training needs a folder with lists or folders train and val")
         tested = reader.read(root, classes)
         return VideoSplits(None, None, tested, tested.classes, False)
-    train_place, val_place, test_place = (reader.place(part) for part in ("train", "val", "test"))
+    train_place, val_place, test_place = (part_place(root, part) for part in ("train", "val", "test"))
     if train_place is val_place is test_place is None:
         _refuse_part(root)
     tested_place = test_place or val_place
@@ -193,14 +193,6 @@ class _PartReader:
     prefix: Path | None
     separator: str
 
-    def place(self, part: str) -> Path | None:
-        """The list or folder of a part; a list comes first, since the folder beside it may hold what it names."""
-        lists = [file for suffix in LIST_SUFFIXES if (file := self.root / f"{part}{suffix}").is_file()]
-        if len(lists) > 1:
-            raise UserError(f"{self.root} holds {' and '.join(file.name for file in lists)}: remove all but one")
-        folder = self.root / part
-        return lists[0] if lists else folder if _has_folders(folder) else None
-
     def need(self, place: Path | None, part: str) -> Path:
         """The place, where there is one."""
         if place is None:
@@ -226,6 +218,15 @@ class _PartReader:
         if not tested.is_dir() and not are_names(tested, read_lines(tested, self.separator)):
             return None
         return read_video_list(train, root=self.prefix, separator=self.separator).classes
+
+
+def part_place(root: Path, part: str) -> Path | None:
+    """The list or folder of train, val or test; a list comes first, since the folder beside it may hold its videos."""
+    lists = [file for suffix in LIST_SUFFIXES if (file := root / f"{part}{suffix}").is_file()]
+    if len(lists) > 1:
+        raise UserError(f"{root} holds {' and '.join(file.name for file in lists)}: remove all but one")
+    folder = root / part
+    return lists[0] if lists else folder if _has_folders(folder) else None
 
 
 def list_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> VideoList:
