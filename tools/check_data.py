@@ -24,7 +24,7 @@ from pathlib import Path
 
 from stvit.cli import ArgumentParser, run
 from stvit.datasets.video.data_check import FileChecks, judge
-from stvit.datasets.video.data_report import report_files, summary
+from stvit.datasets.video.data_report import counted, report_files, summary
 from stvit.datasets.video.parts import other_files, video_parts
 from stvit.datasets.video.reading import DECODERS
 from stvit.errors import UserError, nearest
@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         unlabelled=options.unlabelled,
     )  # fmt: skip
     for name, videos, labelled in parts:
-        print(f"{videos.source}: {len(videos)} videos{_kind(videos.source, labelled)}" + (f" ({name})" if name else ""))
+        print(
+            f"{videos.source}: {counted(len(videos), 'video')}{_kind(videos.source, labelled)}"
+            + (f" ({name})" if name else "")
+        )
     if options.list.is_dir():
         _name_others(options.list)
     frames = None if options.full else options.frames
@@ -91,7 +94,8 @@ def _name_others(folder: Path) -> None:
         endings = Counter(Path(name).suffix for name in others)
         shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
         kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(_SHOWN))
-        print(f"{len(others)} other files are passed over ({kinds}): {shown}")
+        are = "is" if len(others) == 1 else "are"
+        print(f"{counted(len(others), 'other file')} {are} passed over ({kinds}): {shown}")
 
 
 def _work(checks: FileChecks) -> None:

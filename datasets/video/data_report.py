@@ -109,19 +109,23 @@ def summary(check: DataCheck) -> str:
     for part, (name, videos, labelled) in enumerate(check.parts):
         total, kept = len(videos), int(check.clean[part].sum())
         stay = "all sound" if kept == total else f"{kept} of them sound and in no line above"
-        lines.append(f"{name + ': ' if name else ''}{total} videos, {stay}")
+        lines.append(f"{name + ': ' if name else ''}{counted(total, 'video')}, {stay}")
         if labelled:
             lines.append(f"    {_class_line(check, part)}")
     for part, empty in check.empty_classes():
         names = check.parts[part].videos.classes
         shown = ", ".join(names[label] if names and label < len(names) else str(label) for label in empty[:_CLASSES])
         more = f" and {len(empty) - _CLASSES} more" if len(empty) > _CLASSES else ""
-        lines.append(
-            f"{check.parts[part].name or 'the list'} has no sound video of {len(empty)} classes: {shown}{more}"
-        )
+        where = check.parts[part].name or "the list"
+        lines.append(f"{where} has no sound video of {counted(len(empty), 'class')}: {shown}{more}")
     if check.same_tests:
         lines.append("test has the same videos as val: what is chosen on one is not tested by the other")
     return "\n".join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def _causes(check: DataCheck, findings: list[Finding]) -> list[str]:
@@ -155,4 +159,4 @@ def _class_line(check: DataCheck, part: int) -> str:
         names = videos.classes or tuple(map(str, range(len(counts))))
         return ", ".join(f"{counts[label]} {names[label]}" for label in range(len(counts)) if label < len(names))
     low, high = int(counts[used].min()), int(counts.max())
-    return f"{len(used)} classes of {low} to {high} videos"
+    return f"{counted(len(used), 'class')} of {low} to {high} videos"
