@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Of a process: room for the lists of so many files, and of so many frames (16 bytes each).
 _FILES, _FRAMES = 2000, 1_000_000
+_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide")  # of an .mp4 or .mov
 _SOUGHT_EXACTLY = ("mov", "matroska", "avi", "flv")  # containers with an index of key frames
 
 
@@ -102,7 +103,6 @@ def video_index(path: Path, source: Source | None = None, *, counted: bool = Fal
     if source is None:
         with opened(path) as source:
             return video_index(path, source, counted=counted)
-    refuse_incomplete(path, source[0].format.name)
     index = None if counted else _from_packets(path, *source)
     if index is None:
         with opened(path) as anew:
@@ -138,7 +138,6 @@ def all_frames(path: Path) -> Iterator[VideoFrame]:
     import av
 
     with opened(path) as (container, stream):
-        refuse_incomplete(path, container.format.name)
         for packet in packets(path, container, stream):
             try:
                 yield from stream.decode(packet)
@@ -161,6 +160,7 @@ def open_stream(path: Path) -> Source:
     import av
     import av.logging
 
+    _refuse_incomplete(path)
     av.logging.set_level(None)  # FFmpeg's own lines say nothing about which file; what matters becomes an exception
     try:
         # An absolute path is never taken for a URL, and a playlist cannot fetch anything from the network.
@@ -169,8 +169,8 @@ def open_stream(path: Path) -> Source:
         raise undecodable(path, error) from error
     streams = shown_streams(container)
     if not streams:
-        container.close()
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        container.close()
         raise UndecodableVideoError(f"{path} has no video stream (it holds {kinds})")
     stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     if stream.codec_context is None:
@@ -292,46 +292,44 @@ def refuse_for(decoder: str, path: Path, index: VideoIndex) -> None:
         raise UndecodableVideoError(f"{path} is not for {decoder}: {reason}; use auto")
 
 
-def refuse_incomplete(path: Path, name: str) -> None:
+def _refuse_incomplete(path: Path) -> None:
     """Encrypted files decode to noise, and a download that broke off to a part of the video."""
-    if name.startswith("mov") or name == "avi":
-        end, encrypted = (_boxes if name.startswith("mov") else _riff)(path)
-        if encrypted:
-            raise UndecodableVideoError(f"{path} is encrypted (Common Encryption); decrypt it first")
-        size = path.stat().st_size
-        if end > size:
-            raise UndecodableVideoError(f"{path} is cut off: it has {size} of {end} bytes; fetch it again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[4:8] in _FIRST_BOXES:
+            end, encrypted = _boxes(file, size)
+        elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
+            length = struct.unpack("<I", head[4:8])[0]  # 0 of recorders that broke off
+            end, encrypted = (length + 8 if length < 2**31 else 0), False
+        else:
+            return
+    if encrypted:
+        raise UndecodableVideoError(f"{path} is encrypted (Common Encryption); decrypt it first")
+    if end > size:
+        raise UndecodableVideoError(f"{path} is cut off: it has {size} of {end} bytes; fetch it again")
 
 
-def _boxes(path: Path) -> tuple[int, bool]:
+def _boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
     """Of an .mp4 or .mov (ISO 14496-12): where its last box of pictures ends, and whether a track is encrypted."""
-    end, position, size, encrypted = 0, 0, path.stat().st_size, False
-    with path.open("rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            length, kind = struct.unpack(">I4s", file.read(8))
-            if length == 1:
-                length = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))[0]
-            if kind == b"moov":
-                content = file.read(min(length or size, size))
-                at = content.find(b"stsd")
-                while at >= 0 and not encrypted:  # version, flags, count and size of the first entry, then its name
-                    encrypted = content[at + 16 : at + 20] == b"encv"
-                    at = content.find(b"stsd", at + 4)
-            if length < 8:  # 0: up to the end of the file
-                break
-            position += length
-            if kind == b"mdat":
-                end = max(end, position)
+    end, position, encrypted = 0, 0, False
+    while position + 8 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == 1:
+            length = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))[0]
+        if kind == b"moov":
+            content = file.read(min(length or size, size))
+            at = content.find(b"stsd")
+            while at >= 0 and not encrypted:  # version, flags, count and size of the first entry, then its name
+                encrypted = content[at + 16 : at + 20] == b"encv"
+                at = content.find(b"stsd", at + 4)
+        if length < 8:  # 0: up to the end of the file
+            break
+        position += length
+        if kind == b"mdat":
+            end = max(end, position)
     return end, encrypted
-
-
-def _riff(path: Path) -> tuple[int, bool]:
-    """Of an .avi: where its header says that it ends; recorders that broke off leave a 0 there."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    length = struct.unpack("<I", head[4:8])[0] if len(head) == 8 else 0
-    return (length + 8 if length < 2**31 else 0), False
 
 
 def orientation(frame: VideoFrame) -> tuple[int, bool]:

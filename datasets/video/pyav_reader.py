@@ -123,7 +123,10 @@ class PyAVReader:
             except av.FFmpegError as error:
                 # Frames shown before the key frame may refer to what was not decoded.
                 if packet.pts is None or packet.pts >= key:
-                    raise undecodable(self._path, error) from error
+                    stamps = self._index.stamps
+                    known = stamps is not None and packet.pts is not None
+                    where = f" at frame {np.searchsorted(stamps, packet.pts)}" if known else ""
+                    raise undecodable(self._path, error, where) from error
 
     def _counted(self, wanted: NDArray[np.int64]) -> Iterator[VideoFrame]:
         """The wanted frames, counted from the beginning of the file."""
