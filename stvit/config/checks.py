@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol
 
 from fvcore.common.config import CfgNode
 
-from stvit.config.clip_checks import check_clips
+from stvit.config.clip_checks import check_areas, check_clips
 from stvit.config.defaults import default_config
 from stvit.config.reading import COMMAND_LINE, leaves
 from stvit.errors import UserError, nearest
@@ -223,6 +223,7 @@ def _check_classification(cfg: CfgNode, refuse: Refuse) -> None:
         refuse("DATA.MEAN", "it is the mean of channels that lie between 0 and 1")
     if not all(0 < std <= 1 for std in cfg.DATA.STD):
         refuse("DATA.STD", "each must be above 0 and at most 1: the channels lie between 0 and 1")
+    check_areas(cfg, refuse)
     problem = randaugment_problem(cfg.AUG.AA_TYPE) if cfg.AUG.AA_TYPE else None
     if problem:
         refuse("AUG.AA_TYPE", problem)

@@ -29,11 +29,6 @@ def _check_crops(cfg: CfgNode, refuse: Refuse) -> None:
         data.TRAIN_JITTER_ASPECT_RELATIVE,
         data.TRAIN_JITTER_SCALES,
     )
-    if areas and not (_is_range(areas) and areas[1] <= 1):
-        refuse(
-            "DATA.TRAIN_JITTER_SCALES_RELATIVE",
-            "it is the smallest and the largest share of a frame's area, [0.08, 1.0] and the like, or [] for none",
-        )
     if aspects and not _is_range(aspects):
         refuse(
             "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
@@ -50,6 +45,16 @@ def _check_crops(cfg: CfgNode, refuse: Refuse) -> None:
         refuse(
             "DATA.TRAIN_JITTER_SCALES",
             f"the crop is DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}: no frame may be smaller than it",
+        )
+
+
+def check_areas(cfg: CfgNode, refuse: Refuse) -> None:
+    """The same for the random areas of training crops, of images too."""
+    areas = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE
+    if areas and not (_is_range(areas) and areas[1] <= 1):
+        refuse(
+            "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+            "it is the smallest and the largest share of a picture's area, [0.08, 1.0] and the like, or [] for none",
         )
 
 

@@ -152,6 +152,8 @@ def translate_clips(translation: Translation) -> None:
         translation.say("AUG.INTERPOLATION", "bilinear", "AUG.INTERPOLATION")
     if translation.is_default("DATA.PATH_LABEL_SEPARATOR"):
         translation.say("DATA.PATH_LABEL_SEPARATOR", "", "DATA.PATH_LABEL_SEPARATOR")
+    # A training video that cannot be read is replaced there, too; here by at most DATA.MAX_BAD_PERCENT of the list.
+    translation.say("DATA.ON_BAD_VIDEO", "replace", "DATA.PATH_PREFIX")
     weights = "TRAIN.CHECKPOINT_FILE_PATH"
     if weights in translation.theirs and translation.value(weights):
         # They, too, inflate weights of images, and leave a head for other classes at random.
