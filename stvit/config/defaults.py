@@ -82,6 +82,11 @@ def default_config() -> CfgNode:
     # What gets that size: the short side (center), or both sides whatever the image's shape (squash); empty: the
     # model's own.
     _C.DATA.VAL_CROP_MODE = ""
+    # Mirror half of the training images or clips; False where classes differ by left and right.
+    _C.DATA.RANDOM_FLIP = True
+    # Training crops have a random share of the image's or frame's area, between these two. Of clips, empty: see
+    # TRAIN_JITTER_SCALES.
+    _C.DATA.TRAIN_JITTER_SCALES_RELATIVE = [0.08, 1.0]
     # Frames of a clip; video networks only, as all keys of DATA from here on.
     _C.DATA.NUM_FRAMES = 16
     # kinetics: the spacing of a clip's frames, in frames of a video of TARGET_FPS frames a second.
@@ -91,15 +96,12 @@ def default_config() -> CfgNode:
     _C.DATA.TRAIN_JITTER_FPS = 0.0
     # Whether the last of several test clips ends with the video; False: they begin at equal parts of it (SlowFast's).
     _C.DATA.USE_OFFSET_SAMPLING = True
-    # Training crops have a random share of the frame's area and a random width over height, between these two; shares
-    # empty: the short side gets a random length of TRAIN_JITTER_SCALES, and the crop a random place.
-    _C.DATA.TRAIN_JITTER_SCALES_RELATIVE = [0.08, 1.0]
+    # The lowest and highest width over height of a training crop that has a random area.
     _C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = [0.75, 1.3333]
-    # Lowest and highest short side, pixels, at least TRAIN_CROP_SIZE; whether its inverse is drawn evenly instead.
+    # Where TRAIN_JITTER_SCALES_RELATIVE is empty, the crop has a random place and the frame's short side a length drawn
+    # between these two, pixels, at least TRAIN_CROP_SIZE; whether its inverse is drawn evenly instead.
     _C.DATA.TRAIN_JITTER_SCALES = [256, 320]
     _C.DATA.INV_UNIFORM_SAMPLE = False
-    # Mirror half of the training clips; False where classes differ by left and right.
-    _C.DATA.RANDOM_FLIP = True
     # What relative paths in lists are relative to; empty: the list's folder.
     _C.DATA.PATH_PREFIX = ""
     # What stands between path and label in lists; empty: told from the list (space, comma or tab).
