@@ -1,9 +1,10 @@
 # One word does everything from a bare clone: the virtual environment, the install and the work.
-# Variables:  make test VENV=/elsewhere   PYTHON=python3.12   (demo) DEMO_OUT=folder
+# Variables:  make test VENV=/elsewhere   PYTHON=python3.12   (demo) DEMO_OUT=folder   (demo-video) DEMO_VIDEO_OUT=folder
 
 VENV ?= .venv
 PYTHON ?= python3
 DEMO_OUT ?= output/demo
+DEMO_VIDEO_OUT ?= output/demo_video
 
 BIN := $(VENV)/bin
 # Written after a complete install; holds the checkout that the environment is an editable install of.
@@ -11,10 +12,11 @@ STAMP := $(VENV)/.stvit-installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install test demo lint types wheel pytest clean another-checkout
+.PHONY: help install test demo demo-video lint types wheel pytest clean another-checkout
 
 help:
 	@echo "make demo     train, evaluate and draw the small Moving MNIST predictor (about 5 minutes on 2 cores)"
+	@echo "make demo-video   write videos, train a small network of clips on them and test it (about 5 minutes on 2 cores)"
 	@echo "make test     lint, then the built wheel and its types, then the tests"
 	@echo "make lint | wheel | pytest   a part of make test;  make types   the type check alone"
 	@echo "make install  only the virtual environment, in $(VENV) (about 5.5 GB; set VENV= to move it)"
@@ -28,6 +30,10 @@ test: lint wheel pytest
 # Threads of libgomp wait by a short spin, then sleep: within 4 % on idle cores, a quarter faster where others compute.
 demo: $(STAMP)
 	@GOMP_SPINCOUNT=1000 $(BIN)/python tools/main.py --cfg configs/moving_mnist/demo.yaml OUTPUT_DIR "$(DEMO_OUT)"
+
+# The same of the second: data and networks that are done stay, and only the test runs again.
+demo-video: $(STAMP)
+	@GOMP_SPINCOUNT=1000 $(BIN)/python tools/motion_demo.py --output "$(DEMO_VIDEO_OUT)"
 
 lint: $(STAMP)
 	@echo "== ruff"

@@ -147,8 +147,7 @@ def _sklearn_images(split: str, size: int) -> np.ndarray:
     from sklearn.datasets import load_digits as load_sklearn_digits
 
     images = load_sklearn_digits().images.astype(np.int64)  # (1797, 8, 8), each 0..16: inked pixels of a 4x4 cell
-    order = np.argsort(item_bases(np.arange(len(images)), _SKLEARN_SPLIT_SEED, stream=0, epoch=0), kind="stable")
-    chosen = order[:SKLEARN_TRAIN_COUNT] if split == "train" else order[SKLEARN_TRAIN_COUNT:]
+    chosen = _sklearn_split(split, len(images))
     # The strokes touch the border of the 8x8 box. One empty cell around lets them end smoothly and leaves, of
     # 28 pixels, 22 for the digit: about the margin that MNIST has.
     images = np.pad(images[chosen], ((0, 0), (1, 1), (1, 1)))
@@ -156,6 +155,19 @@ def _sklearn_images(split: str, size: int) -> np.ndarray:
     # Interpolation leaves soft slopes as wide as a cell. The middle half of the range is stretched over the whole,
     # so that strokes are white with an edge of about two pixels, as MNIST's are.
     return np.clip((grey - 64) * 2, 0, 255).astype(np.uint8)
+
+
+def sklearn_labels(split: str) -> np.ndarray:
+    """Which digit each image of ``load_digits("sklearn", split)`` shows, int64 ``(N,)``."""
+    from sklearn.datasets import load_digits as load_sklearn_digits
+
+    labels = load_sklearn_digits().target.astype(np.int64)
+    return labels[_sklearn_split(split, len(labels))]
+
+
+def _sklearn_split(split: str, count: int) -> np.ndarray:
+    order = np.argsort(item_bases(np.arange(count), _SKLEARN_SPLIT_SEED, stream=0, epoch=0), kind="stable")
+    return order[:SKLEARN_TRAIN_COUNT] if split == "train" else order[SKLEARN_TRAIN_COUNT:]
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
