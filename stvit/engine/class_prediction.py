@@ -8,13 +8,14 @@ from numbers import Integral
 from torch import Tensor
 
 from stvit.datasets.image_splits import imagenet_names, readable
+from stvit.datasets.video.kinetics import kinetics400_names
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """The most probable classes of an image, the most probable first; all three of one length."""
+    """The most probable classes of an image or a video, the most probable first; all three of one length."""
 
     labels: tuple[str, ...]  # names; "class 17" where the model does not know them
     probabilities: tuple[float, ...]  # of all classes together they sum to 1
@@ -48,12 +49,14 @@ def checked_probabilities(logits: Tensor, where: str) -> Tensor:
 def class_names(described: Preprocessing, classes: int) -> tuple[str, ...]:
     """What the logits of a network are called; "class 17" where nobody knows.
 
-    Where ``described`` names no labels, 1,000 classes are taken for ImageNet-1k's; ids of its classes (``n01440764``)
-    are told in English.
+    Where ``described`` names no labels, 1,000 classes are taken for ImageNet-1k's, and 400 of clips for Kinetics-400's;
+    ids of ImageNet's classes (``n01440764``) are told in English.
     """
     names = readable(described.labels or ())
     if described.labels is None and classes == 1000:
         names = imagenet_names()
+    elif described.labels is None and classes == 400 and described.frames:
+        names = kinetics400_names()
     return (*names[:classes], *(f"class {k}" for k in range(len(names), classes)))
 
 
