@@ -4,6 +4,7 @@ import stvit.models2d
 import stvit.models3d  # noqa: F401  (registers the models)
 from stvit.checkpoint import LoadReport, load_checkpoint
 from stvit.engine.class_prediction import ClassPrediction
+from stvit.engine.classify_clips import ClipPrediction
 from stvit.engine.predict import Prediction, predict
 from stvit.engine.predict_frames import FramePrediction
 from stvit.errors import UserError
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClassPrediction",
+    "ClipPrediction",
     "FramePrediction",
     "LoadReport",
     "Prediction",

@@ -1,8 +1,8 @@
 r"""Show which places of an image or a clip speak for a class: Grad-CAM (arXiv 1610.02391) of any backbone.
 
 The checkpoint may have any layout that stvit.load_checkpoint reads, or be a save_pretrained folder. The input is
-prepared as stvit.predict does it; of a video, GIF, array or folder of images, as many frames as the network takes are
-spread evenly over it, from the first to the last.
+prepared as stvit.predict does it; of a video, GIF, array or folder of images it is the clip in the middle, whose frames
+are as far apart as the network's are.
 
 Example:
     python tools/cam.py --checkpoint output/pets/checkpoints/best.pt --input cat.jpg --output output/cam
@@ -32,11 +32,10 @@ from stvit.backbones.base import Backbone
 from stvit.checkpoint import model_from_checkpoint
 from stvit.checkpoint.fit import model_title
 from stvit.cli import ArgumentParser, run
-from stvit.datasets.frame_sources import read_frames
 from stvit.datasets.image_folder import read_image
 from stvit.datasets.image_splits import imagenet_names, readable
 from stvit.datasets.image_transforms import evaluation_transform, shown
-from stvit.engine.classify_clips import clip_pixels
+from stvit.engine.classify_clips import middle_clip
 from stvit.errors import UserError, nearest
 from stvit.hub import from_pretrained, is_pretrained
 from stvit.preprocessing import Preprocessing
@@ -126,7 +125,7 @@ def prepared(source: str, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.frames is None:
         image = read_image(source)
         return evaluation_transform(preprocessing)(image.convert("L") if preprocessing.channels == 1 else image)
-    return clip_pixels(read_frames(source), preprocessing)
+    return middle_clip(source, preprocessing)
 
 
 def description(cam: Cam, names: Sequence[str], what: str) -> list[str]:

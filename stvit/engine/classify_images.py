@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stvit.datasets.image_folder import read_image, rgb
+from stvit.datasets.image_folder import UndecodableImageError, read_image, rgb
 from stvit.datasets.image_transforms import cropped, normalised
+from stvit.datasets.video.list_lines import VIDEO_SUFFIXES
 from stvit.engine.class_prediction import (
     ClassPrediction,
     checked_probabilities,
@@ -18,7 +20,7 @@ from stvit.engine.class_prediction import (
     class_names,
     most_probable,
 )
-from stvit.engine.inference import Source, described_input, evaluating, like_weights, name_of
+from stvit.engine.inference import Source, described_classifier, evaluating, like_weights, name_of
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
 
@@ -34,10 +36,10 @@ def classify_image(source: Source, model: nn.Module, *, top_k: int = 5) -> Class
         top_k: how many classes at most.
 
     Raises:
-        UserError: a source that is no image, a model whose logits are not finite.
+        UserError: a source that is no image, a model that does not classify images or whose logits are not finite.
     """
     top_k = checked_top_k(top_k)
-    described = described_input(model)
+    described = described_classifier(model, clips=False)
     pixels, where = _read_image(source, described)
     with evaluating(model), torch.inference_mode():
         logits = model(like_weights(pixels[None], model))[0]
@@ -55,7 +57,7 @@ def _read_image(source: Source, described: Preprocessing) -> tuple[Tensor, str]:
     elif isinstance(source, Image.Image):
         where, image = "the image", rgb(source, "the image")
     elif isinstance(source, str | PathLike):
-        where, image = str(source), read_image(source)
+        where, image = str(source), _image_from_file(Path(source))
     else:
         raise UserError(
             "an image is classified from a path, a Pillow image, a numpy array or a tensor, not from a "
@@ -64,6 +66,18 @@ def _read_image(source: Source, described: Preprocessing) -> tuple[Tensor, str]:
     if isinstance(image, Image.Image) and described.channels == 1:
         image = image.convert("L")
     return normalised(cropped(image, described), described), where
+
+
+def _image_from_file(path: Path) -> Image.Image:
+    try:
+        return read_image(path)
+    except UndecodableImageError as error:
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise
+        raise UserError(
+            f"{path} is a video by its name, and the network classifies images: give an image, or the checkpoint of a "
+            "network of clips"
+        ) from error
 
 
 def _image_from_array(array: np.ndarray, where: str, channels: int) -> Image.Image | Tensor:

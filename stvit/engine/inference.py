@@ -30,6 +30,22 @@ def described_input(model: nn.Module) -> Preprocessing:
     return described
 
 
+def described_classifier(model: nn.Module, *, clips: bool) -> Preprocessing:
+    """What a classifier takes.
+
+    Raises:
+        UserError: the model is none, or one of images where clips are classified, or the reverse.
+    """
+    described = described_input(model)
+    if described.task != "classification" or bool(described.frames) != clips:
+        kind = {"classification": "classifies clips" if described.frames else "classifies images"}
+        raise UserError(
+            f"{name_of(model)} {kind.get(described.task, 'predicts frames')}: this is for networks that classify "
+            f"{'clips' if clips else 'images'}; stvit.predict finds what a network is for"
+        )
+    return described
+
+
 def read_sequence(source: Source, sequence: int | None, start: int | None, count: int | None) -> tuple[Frames, str]:
     """Frames ``(T, C, H, W)`` of a file, folder, array or tensor, and what to call it in messages.
 

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from stvit.engine.class_prediction import ClassPrediction
-from stvit.engine.classify_clips import classify_clip
+from stvit.engine.classify_clips import ClipPrediction, classify_clip
 from stvit.engine.classify_images import classify_image
-from stvit.engine.inference import Source, described_input, name_of
+from stvit.engine.inference import Source, described_input
 from stvit.engine.predict_frames import FramePrediction, predict_frames
 from stvit.errors import UserError
 
-Prediction = FramePrediction | ClassPrediction
+Prediction = FramePrediction | ClassPrediction | ClipPrediction
 
 
 def predict(
@@ -27,49 +27,49 @@ def predict(
     top_k: int | None = None,
     device: str | torch.device | None = None,
 ) -> Prediction:
-    """Classify an image or a clip, or predict the frames that follow: what the model was trained for.
+    """Classify an image or a video, or predict the frames that follow: what the model was trained for.
 
     Args:
-        source: of a predictor, and what ``out_frames``, ``start`` and ``sequence`` are for: see
-            :func:`predict_frames`. Of a classifier: see :func:`classify`.
+        source: an image, a video, a folder of its frames, an array or a tensor. Of a classifier of images see
+            :func:`stvit.engine.classify_images.classify_image`, of a classifier of clips
+            :func:`stvit.engine.classify_clips.classify_clip`, of a predictor
+            :func:`stvit.engine.predict_frames.predict_frames`, also for ``out_frames`` and ``start``.
         model_or_checkpoint: a model, one of stvit's own checkpoints, or a folder that ``save_pretrained`` wrote. A
             model given is run in evaluation mode and left in the mode it was in.
-        out_frames, start, sequence: for frame prediction only.
-        top_k: for classification only.
+        out_frames, start: for frame prediction only.
+        sequence: which sequence of an array that holds several; not for images.
+        top_k: how many classes at most (5); for classification only.
         device: where to compute, moving the model there; None for where a model is, and for a checkpoint the GPU if
             there is one.
+
+    Returns:
+        A :class:`FramePrediction`, a :class:`ClassPrediction`, or of videos a :class:`ClipPrediction`, which has their
+        parts too.
 
     Raises:
         UserError: a source that cannot be read or does not fit, a checkpoint or model for another task, a setting of
             the other task.
     """
-    model = _model(model_or_checkpoint, device)
-    frames_only = {"out_frames": out_frames, "start": start, "sequence": sequence}
-    if described_input(model).task == "prediction":
+    model = load_model(model_or_checkpoint, device)
+    described = described_input(model)
+    if described.task == "prediction":
         if top_k is not None:
             raise UserError(f"top_k={top_k} is for classification; this model predicts frames: leave it out")
-        return predict_frames(source, model, **frames_only)
-    for name, value in frames_only.items():
+        return predict_frames(source, model, out_frames=out_frames, start=start, sequence=sequence)
+    of_frames = {"out_frames": out_frames, "start": start} | ({} if described.frames else {"sequence": sequence})
+    for name, value in of_frames.items():
         if value is not None:
             raise UserError(f"{name}={value} is for frame prediction; this model classifies: leave it out")
-    return classify(source, model, top_k=5 if top_k is None else top_k)
+    top_k = 5 if top_k is None else top_k
+    if described.frames:
+        return classify_clip(source, model, top_k=top_k, sequence=sequence)
+    return classify_image(source, model, top_k=top_k)
 
 
-def classify(source: Source, model: nn.Module, *, top_k: int = 5) -> ClassPrediction:
-    """The most probable classes of one image or, by a network of clips, of one clip.
-
-    See :func:`stvit.engine.classify_images.classify_image` and :func:`stvit.engine.classify_clips.classify_clip`.
-
-    Raises:
-        UserError: a source that is no image or no clip, a model that does not classify.
-    """
-    described = described_input(model)
-    if described.task != "classification":
-        raise UserError(f"classify knows models of the task 'classification'; {name_of(model)}'s is {described.task!r}")
-    return (classify_clip if described.frames else classify_image)(source, model, top_k=top_k)
-
-
-def _model(model_or_checkpoint: nn.Module | str | PathLike[str], device: str | torch.device | None) -> nn.Module:
+def load_model(
+    model_or_checkpoint: nn.Module | str | PathLike[str], device: str | torch.device | None = None
+) -> nn.Module:
+    """The model itself, or that of a checkpoint or folder, on its device; see :func:`predict`."""
     if device is not None:
         _check_device(device)
     if isinstance(model_or_checkpoint, nn.Module):

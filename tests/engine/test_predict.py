@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stvit.datasets.image_transforms import evaluation_transform
-from stvit.engine.predict import classify, predict
+from stvit.engine.classify_images import classify_image
+from stvit.engine.predict import predict
 from stvit.engine.predict_frames import predict_frames
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
@@ -266,40 +267,15 @@ def test_settings_of_the_other_task_and_impossible_ones_are_refused(source, mode
         predict(source, model, **settings)
 
 
-class TellsTheOrder(nn.Module):
-    """Of clips of 3 frames: as many logits as frames, the brightness of each."""
-
-    model_name = "tells_the_order"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(10.0))
-        self.preprocessing = Preprocessing("classification", (8, 8), frames=3, labels=("first", "middle", "last"))
-
-    def forward(self, clips: Tensor) -> Tensor:
-        assert clips.shape == (1, 3, 3, 8, 8)
-        return clips.mean(dim=(1, 3, 4)) * self.scale
+def test_a_predictor_does_not_classify():
+    with pytest.raises(UserError, match="adds_a_tenth predicts frames: this is for networks that classify images"):
+        classify_image(coloured(), AddsATenth())
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_of_a_clip_frames_from_the_first_to_the_last_are_classified(count, tmp_path):
-    frames = np.repeat(np.arange(count, dtype=np.uint8) * 20 + 10, 600).reshape(count, 20, 30)
-    result = predict(frames, TellsTheOrder())
-    shown = frames[np.linspace(0, count - 1, 3).round().astype(int), 0, 0] / 255
-    logits = 10 * (shown[:, None] - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    expected = torch.from_numpy(logits.mean(axis=1)).softmax(dim=0).tolist()
-    assert [p for _, p in sorted(zip(result.indices, result.probabilities, strict=True))] == pytest.approx(
-        expected, rel=1e-4
-    )
-    np.save(tmp_path / "clip.npy", frames)
-    assert predict(tmp_path / "clip.npy", TellsTheOrder()) == result
-
-
-def test_what_is_no_clip_or_no_classifier_is_refused():
-    with pytest.raises(UserError, match="frames are read from a path, a numpy array or a tensor, not from a Image"):
-        predict(Image.fromarray(coloured()), TellsTheOrder())
-    with pytest.raises(UserError, match="classify knows models of the task 'classification'; adds_a_tenth's is 'pred"):
-        classify(coloured(), AddsATenth())
+def test_a_video_given_to_a_network_of_images_is_named(tmp_path):
+    (tmp_path / "x.mp4").write_bytes(bytes(100))
+    with pytest.raises(UserError, match=r"x\.mp4 is a video by its name, and the network classifies images: give an"):
+        predict(tmp_path / "x.mp4", SumsColours())
 
 
 def test_logits_that_are_not_finite_are_refused():

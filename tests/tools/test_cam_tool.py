@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     frames = [Image.fromarray(rng.integers(0, 256, (80, 100, 3), dtype=np.uint8)) for _ in range(6)]
     frames[0].save(folder / "picture.png")
-    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_random_weights_are_said_to_be_random(folder: Path, tool: ToolCall, monk
     [
         (("--input", "picture.png"), "neither --checkpoint nor --model is given"),
         (("--checkpoint", "image.pt", "--input", "clip.mp4"), "clip.mp4"),
-        (("--checkpoint", "clip.pt", "--input", "picture.png"), "is one image and not a sequence"),
+        (("--checkpoint", "clip.pt", "--input", "picture.png"), "is one image, and the network classifies clips"),
         (("--checkpoint", "image.pt", "--input", "picture.png", "--class", "7"), "classes go from 0 to 4"),
         (("--checkpoint", "image.pt", "--input", "picture.png", "--class", "cat"), "--class 'cat' is the name of no"),
         (("--checkpoint", "image.pt", "--input", "picture.png", "--class", "class"), "is the name of 5 classes"),
