@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tool_calls import ToolCall
+from videos import write_sound, write_video
 
 import stvit
 from stvit.checkpoint import model_from_checkpoint, pack_model, save_checkpoint
@@ -147,7 +148,7 @@ def test_help_shows_an_example(tool, capsys):
     with pytest.raises(SystemExit) as left:
         tool("--help")
     assert left.value.code == 0
-    assert "Example:\n    python tools/predict.py --checkpoint" in capsys.readouterr().out
+    assert "Example:\n    python tools/predict.py cat.jpg --checkpoint" in capsys.readouterr().out
 
 
 def test_the_process_leaves_with_the_status_and_no_traceback(folder):
@@ -206,3 +207,89 @@ def test_a_mistake_about_classification_is_one_line(tool, classifier, words, nam
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert named in err
+
+
+@pytest.fixture(scope="module")
+def of_clips(folder):
+    """A checkpoint of an untrained classifier of runs and jumps; a video, and a folder of one and a bad one."""
+    torch.manual_seed(0)
+    model = stvit.create_model(
+        "mvitv2_small_16x4", depths=[1, 1, 1, 1], width=8, num_classes=2, input_size=[4, 32, 32], head_dropout=0.0
+    )
+    model.preprocessing = replace(model.preprocessing, labels=("run_$5", "jump"), test_views=2)
+    save_checkpoint(folder / "clips.pt", pack_model(model))
+    (folder / "videos").mkdir()
+    write_video(folder / "clip.mp4", 40, fps=30)
+    write_video(folder / "videos" / "good.mkv", 3)
+    write_sound(folder / "videos" / "sound.mp4")
+    return ("--checkpoint", "clips.pt")
+
+
+def test_a_video_is_told_as_a_whole_and_over_time(folder, tool, of_clips):
+    status, out, err = tool("clip.mp4", *of_clips, "--output", "out/clip")
+    assert (status, err) == (0, "")
+    expected = predict(folder / "clip.mp4", folder / "clips.pt")
+    head, first, second, over_time, *windows, json_file, picture = out.splitlines()
+    assert head == "the whole video, 1.3 s (mean of 2 clips):"
+    assert [line.split()[1] for line in (first, second)] == list(expected.labels)
+    assert over_time == "over time:"
+    assert len(windows) == len(expected.windows) == 3
+    assert windows[2].startswith("  0.8 - 1.3 s  ")
+    assert all(label in windows[2] for label in expected.labels)
+    assert (json_file, picture) == ("out/clip/prediction.json", "out/clip/scores.png")
+    content = json.loads((folder / json_file).read_text())
+    assert content["input"] == "clip.mp4"
+    assert content["labels"] == list(expected.labels)
+    assert content["windows"][1]["probabilities"] == pytest.approx(expected.windows[1].probabilities, abs=1e-6)
+    with Image.open(folder / picture) as image:
+        assert min(image.size) > 400
+
+
+def test_input_may_be_named(tool, of_clips):
+    assert tool("--input", "clip.mp4", *of_clips) == tool("clip.mp4", *of_clips)
+    for words in ((), ("clip.mp4", "--input", "clip.mp4")):
+        status, _, err = tool(*words, *of_clips)
+        assert status == 2
+        assert err.startswith("error: give what to predict from once")
+
+
+def test_a_folder_of_videos_becomes_a_table_and_bad_ones_a_status(folder, tool, of_clips):
+    status, out, err = tool("videos", *of_clips, "--output", "out/table", "--top-k", 1)
+    assert status == 1
+    assert err == "error: 1 of 2 videos could not be classified; out/table/predictions.csv says why\n"
+    good, sound, written = out.splitlines()
+    assert good.startswith("good.mkv: ")
+    assert "no video stream" in sound
+    assert written == "out/table/predictions.csv"
+    header, first, second = (folder / written).read_text().splitlines()
+    assert header == "video,label_1,score_1,error"
+    assert first.startswith("good.mkv,")
+    assert "no video stream" in second
+    (folder / "videos" / "sound.mp4").unlink()
+    assert tool("videos", *of_clips, "--output", "out/table")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("videos",), "--output is missing"),
+        (("videos", "--output", "x", "--start", 1), "--start 1 is not for a folder of videos"),
+        (("videos", "--output", "x", "--top-k", 0), "top_k must be"),
+        (("image.png",), "is one image, and the network classifies clips"),
+        (("gone.mp4",), "gone.mp4 does not exist"),
+        (("clips.pt",), "clips.pt"),
+    ],
+)
+def test_a_mistake_about_videos_is_one_line(folder, tool, of_clips, classifier, words, named):
+    status, _, err = tool(*words, *of_clips)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert not (folder / "x").exists()
+
+
+def test_a_video_for_a_network_of_images_is_named(tool, of_clips, classifier):
+    status, _, err = tool("clip.mp4", "--checkpoint", "classifier.pt")
+    assert status == 2
+    assert "clip.mp4 is a video by its name, and the network classifies images" in err
