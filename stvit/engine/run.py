@@ -94,11 +94,6 @@ def process_notes(cfg: CfgNode, model: nn.Module, world: World) -> list[str]:
 
 def refuse_missing_weights(cfg: CfgNode) -> None:
     """Raise :class:`UserError` if a file of weights that the settings name, or imply, is not there."""
-    if cfg.TRAIN.ENABLE and cfg.MODEL.INIT and cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        raise UserError(
-            f"MODEL.INIT is {cfg.MODEL.INIT!r} and TRAIN.CHECKPOINT_FILE_PATH {cfg.TRAIN.CHECKPOINT_FILE_PATH!r}: "
-            "training begins from one of them; leave the other empty"
-        )
     for key, source in (
         ("MODEL.INIT", cfg.MODEL.INIT if cfg.TRAIN.ENABLE else ""),
         ("TRAIN.CHECKPOINT_FILE_PATH", cfg.TRAIN.CHECKPOINT_FILE_PATH if cfg.TRAIN.ENABLE else ""),

@@ -160,6 +160,8 @@ class Classification(Generic[Batch]):
     def describe(self, batch: Batch) -> str:
         """See :class:`stvit.engine.tasks.Task`."""
         numbers = batch.indices.unique_consecutive().tolist()
+        if not numbers:
+            return f"no {self.samples} of epoch {batch.epoch + 1}"
         named = ", ".join(map(self.name_of, numbers[:_NAMED]))
         more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
         return f"{self.samples} {named}{more} of epoch {batch.epoch + 1}"
