@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from stvit.datasets.video.pyav_index import first_picture, refuse_for, undecodable, video_index
+from stvit.datasets.video.pyav_index import refuse_for, undecodable, video_index
 from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
 from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
 from stvit.errors import UserError
@@ -34,14 +34,12 @@ class DecordReader:
         self._path, self._errors = path, (decord.DECORDError, RuntimeError)
         self._index = video_index(path)
         refuse_for(_NAME, path, self._index)
-        first = first_picture(path)
         if self._index.streams > 1:
             raise UndecodableVideoError(
                 f"{path} has {self._index.streams} video streams, {_NAME} may take any: use auto"
             )
-        if first.mirrored:
+        if self._index.mirrored:
             raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
-        self.size = first.size
         try:
             self._reader = decord.VideoReader(str(path), num_threads=1)
             starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0]
@@ -52,6 +50,10 @@ class DecordReader:
     @property
     def times(self) -> NDArray[np.float64]:
         return self._index.times
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._index.size
 
     @property
     def fps(self) -> float:

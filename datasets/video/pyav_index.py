@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 # Of a process: room for the lists of so many files, and of so many frames (16 bytes each).
 _FILES, _FRAMES = 2000, 1_000_000
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide")  # of an .mp4 or .mov
+# Bytes. DivX and Xvid pack a B-frame into the packet of another frame, and leave an empty one in its place.
+_PLACEHOLDER = 16
 _SOUGHT_EXACTLY = ("mov", "matroska", "avi", "flv")  # containers with an index of key frames
 
 
@@ -44,17 +45,11 @@ class VideoIndex:
     rate: float  # frames a second that the file declares; 1 if it does not
     stream: int  # number of the stream in the file
     streams: int  # how many video streams the file has
+    size: tuple[int, int]  # (H, W) as shown
+    mirrored: bool  # the file asks for mirroring
     container: str  # FFmpeg's name, its first one: mov, matroska, avi, mpegts, ...
     reordered: bool  # frames are coded in another order than shown (B-frames)
     leading: bool  # some frames coded after a key frame are shown before it (open GOP)
-
-
-@dataclass(frozen=True)
-class FirstPicture:
-    """What only a decoded frame tells."""
-
-    size: tuple[int, int]  # (H, W) as shown
-    mirrored: bool  # the file asks for mirroring
 
 
 Source = tuple["InputContainer", "VideoStream"]
@@ -114,18 +109,6 @@ def video_index(path: Path, source: Source | None = None, *, counted: bool = Fal
 def _key(path: Path) -> _Key:
     state = path.stat()
     return os.path.abspath(path), state.st_mtime_ns, state.st_size
-
-
-def first_picture(path: Path) -> FirstPicture:
-    """What the first frame tells of the others; kept for later calls."""
-    return _first_picture(*_key(path))
-
-
-@lru_cache(maxsize=_FILES)
-def _first_picture(path: str, changed: int, length: int) -> FirstPicture:
-    for frame in all_frames(Path(path)):
-        return FirstPicture(picture(frame).shape[:2], orientation(frame)[1])
-    raise undecodable(Path(path), ValueError("it has no frame"))
 
 
 def all_pictures(path: Path) -> Iterator[NDArray[np.uint8]]:
@@ -209,10 +192,13 @@ def packets(path: Path, container: InputContainer, stream: VideoStream) -> Itera
 def _from_packets(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex | None:
     """None where packets do not tell which frames there are."""
     stamps, keys, hidden = [], [], []
+    packed = container.format.name == "avi" and stream.codec_context.name == "mpeg4"
+    first: VideoFrame | None = None
     for packet in packets(path, container, stream):
+        first = first or _first_frame(stream, packet)
         if not packet.size:
             continue
-        if packet.pts is None or (not stamps and not packet.is_keyframe):
+        if packet.pts is None or (not stamps and not packet.is_keyframe) or (packed and packet.size < _PLACEHOLDER):
             return None
         stamps.append(packet.pts)
         hidden.append(packet.is_discard)  # by the edit list of the file
@@ -220,7 +206,7 @@ def _from_packets(path: Path, container: InputContainer, stream: VideoStream) ->
             keys.append(len(stamps) - 1)
     coded = np.array(stamps, np.int64)
     shown = np.sort(coded[~np.array(hidden, bool)])
-    if not len(shown) or (np.diff(shown) <= 0).any() or coded.min() < coded[0]:
+    if first is None or not len(shown) or (np.diff(shown) <= 0).any() or coded.min() < coded[0]:
         return None
     latest_key = coded[keys][np.searchsorted(keys, np.arange(len(coded)), side="right") - 1]
     return VideoIndex(
@@ -229,42 +215,63 @@ def _from_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         keys=np.unique(coded[keys]),
         reordered=bool((np.diff(coded) < 0).any()),
         leading=bool((coded < latest_key).any()),
-        **_declared(container, stream),
+        **_constant(container, stream, first),
     )
+
+
+def _first_frame(stream: VideoStream, packet: Packet) -> VideoFrame | None:
+    import av
+
+    try:
+        return next(iter(stream.decode(packet)), None)
+    except av.FFmpegError:  # whoever wants that frame will be told
+        return None
 
 
 def _from_frames(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex:
     import av
 
     stamps: list[int | None] = []
+    first: VideoFrame | None = None
     failure: av.FFmpegError | None = None
     for packet in packets(path, container, stream):
         if failure is not None and packet.size:  # not the last one
             raise undecodable(path, failure, f" after frame {len(stamps) - 1}" if stamps else "") from failure
         try:
-            stamps += [frame.pts for frame in stream.decode(packet)]
+            for frame in stream.decode(packet):
+                first = first or frame
+                stamps.append(frame.pts)
         except av.FFmpegError as error:
             failure = error
-    if not stamps:
+    if first is None:
         raise undecodable(path, failure or ValueError("it has no frame"))
     known = np.array([s for s in stamps if s is not None], np.int64)
     # Timestamps that are missing or run backwards say nothing: the frames then follow each other evenly.
     trusted = len(known) == len(stamps) and bool((np.diff(known) > 0).all())
     times = _times(known, stream) if trusted else np.arange(len(stamps)) / _rate(stream)
-    nowhere = np.zeros(0, np.int64)
-    return VideoIndex(times, None, nowhere, reordered=False, leading=False, **_declared(container, stream))
+    none = np.zeros(0, np.int64)
+    return VideoIndex(times, None, none, reordered=False, leading=False, **_constant(container, stream, first))
 
 
-class _Declared(TypedDict):
+class _Constant(TypedDict):
     rate: float
     stream: int
     streams: int
+    size: tuple[int, int]
+    mirrored: bool
     container: str
 
 
-def _declared(container: InputContainer, stream: VideoStream) -> _Declared:
-    kind = container.format.name.split(",")[0]
-    return _Declared(rate=_rate(stream), stream=stream.index, streams=len(shown_streams(container)), container=kind)
+def _constant(container: InputContainer, stream: VideoStream, first: VideoFrame) -> _Constant:
+    turns, mirrored = orientation(first)
+    return _Constant(
+        rate=_rate(stream),
+        stream=stream.index,
+        streams=len(shown_streams(container)),
+        size=(first.width, first.height) if turns % 2 else (first.height, first.width),
+        mirrored=mirrored,
+        container=container.format.name.split(",")[0],
+    )
 
 
 def _times(stamps: NDArray[np.int64], stream: VideoStream) -> NDArray[np.float64]:

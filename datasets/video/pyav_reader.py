@@ -37,7 +37,6 @@ class PyAVReader:
         except UndecodableVideoError:
             self._container.close()
             raise
-        self._size: tuple[int, int] | None = None
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -45,10 +44,7 @@ class PyAVReader:
 
     @property
     def size(self) -> tuple[int, int]:
-        if self._size is None:  # the rotation is known from a decoded frame only
-            self.read([0])
-        assert self._size is not None
-        return self._size
+        return self._index.size
 
     @property
     def fps(self) -> float:
@@ -69,17 +65,13 @@ class PyAVReader:
     def _collect(
         self, wanted: NDArray[np.int64], places: NDArray[np.int64], frames: Iterator[VideoFrame]
     ) -> NDArray[np.uint8]:
-        clip: NDArray[np.uint8] | None = None
+        clip = np.empty((len(wanted), *self.size, 3), np.uint8)
         for k, frame in enumerate(frames):
             shown = picture(frame)
-            if clip is None:
-                clip = np.empty((len(wanted), *shown.shape), np.uint8)
-                self._size = shown.shape[:2]
             if shown.shape != clip.shape[1:]:
                 was, now = (f"{shape[1]}x{shape[0]}" for shape in (clip.shape[1:], shown.shape))
                 raise UndecodableVideoError(f"{self._path} changes its size from {was} to {now} at frame {wanted[k]}")
             clip[k] = shown
-        assert clip is not None
         return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
 
     def _timed(self, wanted: NDArray[np.int64], stamps: NDArray[np.int64]) -> Iterator[VideoFrame]:
