@@ -1,7 +1,7 @@
 """Measure parts of stvit against plain references, interleaved in one process. Each subject is a subcommand.
 
 Example:
-    python tools/benchmark.py data
+    python tools/benchmark.py sequences
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy starts its threads
 
 import torch
-from benchmarks import moving_mnist, mvit, similarity, video
+from benchmarks import data, moving_mnist, mvit, similarity, video
 
 from stvit.cli import ArgumentParser, run
 
 # What can be measured; each module says how in ``measure`` and with which options in ``add_arguments``.
-SUBJECTS = {"data": moving_mnist, "metrics": similarity, "mvit": mvit, "video": video}
+SUBJECTS = {"data": data, "sequences": moving_mnist, "metrics": similarity, "mvit": mvit, "video": video}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ be; :mod:`stvit.datasets.video.pyav_reader` checks every frame that it decodes a
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import struct
@@ -76,6 +77,10 @@ class _Kept:
         while len(self._indices) > 1 and (len(self._indices) > _FILES or self._frames > _FRAMES):
             self._frames -= len(self._indices.popitem(last=False)[1].times)
 
+    def clear(self) -> None:
+        self._indices.clear()
+        self._frames = 0
+
 
 _kept = _Kept()
 
@@ -104,6 +109,11 @@ def video_index(path: Path, source: Source | None = None, *, counted: bool = Fal
             index = _from_frames(path, *anew)
     _kept.put(key, index)
     return index
+
+
+def forget_indices() -> None:
+    """Let go of what is kept of files, so that the next look at each is like the first."""
+    _kept.clear()
 
 
 def _key(path: Path) -> _Key:
@@ -359,6 +369,14 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
 def picture(frame: VideoFrame) -> NDArray[np.uint8]:
     """A decoded frame as it is shown, ``(H, W, 3)`` RGB."""
     turns, mirrored = orientation(frame)
-    pixels = frame.to_ndarray(format="rgb24")
+    pixels = frame.to_ndarray(format="rgb24", **_one_thread())
     pixels = pixels[:, ::-1] if mirrored else pixels
     return np.rot90(pixels, k=-turns) if turns else pixels
+
+
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """From version 17 on PyAV starts threads for every frame, which takes longer than to convert a small one."""
+    import av
+
+    return {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}

@@ -1,4 +1,4 @@
-"""The data benchmark measures what it says: the same pixels as the published loop, and a ratio."""
+"""The benchmark of sequences measures what it says: the same pixels as the published loop, and a ratio."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "data", *arguments]
+    command = [sys.executable, str(TOOL), "sequences", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
