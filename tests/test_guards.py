@@ -132,7 +132,7 @@ def test_the_library_imports_no_tool() -> None:
 
 
 def test_importing_stvit_is_light(tmp_path: Path) -> None:
-    heavy = ("av", "decord", "matplotlib", "sklearn", "skimage", "tensorboard", "pandas")
+    heavy = ("av", "decord", "torchcodec", "pytorchvideo", "matplotlib", "sklearn", "skimage", "tensorboard", "pandas")
     # What torchvision and timm load by themselves is theirs (torchvision 0.21 imports av).
     probe = "import sys, timm, torchvision; theirs = set(sys.modules); import stvit; ours = set(sys.modules) - theirs; "
     done = run("-c", probe + f"print([name for name in {heavy} if name in ours])", cwd=tmp_path)
