@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +67,8 @@ class _Videos:
             return open_video(path, self.decoder)
         except UndecodableVideoError:
             raise
-        except UserError as error:  # which may also be about the decoder, and that is no video's fault
-            if os.access(path, os.R_OK):
+        except UserError as error:
+            if _may_be_read(path):  # then it is about the decoder, and no video's fault
                 raise
             raise UndecodableVideoError(str(error)) from error
 
@@ -79,6 +80,11 @@ class _Videos:
             f"{self.videos.where(index)}: {error}; DATA.ON_BAD_VIDEO skip or replace trains without such videos, and "
             "tools/check_data.py finds them all"
         )
+
+
+def _may_be_read(path: Path) -> bool:
+    folder = path.is_dir()
+    return (folder or path.is_file()) and os.access(path, os.R_OK | (os.X_OK if folder else 0))
 
 
 class TrainingClips(Dataset[ClipBatch | UserError]):
