@@ -122,9 +122,10 @@ def _is_timeless_gif(path: Path) -> bool:
         return False
     try:
         with Image.open(path) as image:
-            return image.n_frames > 1 and all("duration" not in f.info for f in ImageSequence.Iterator(image))
+            timed = ["duration" in frame.info for frame in ImageSequence.Iterator(image)]
     except PILLOW_ERRORS:  # opening it as a video says what is wrong
         return False
+    return len(timed) > 1 and not any(timed)
 
 
 def _fps(count: int, described: Preprocessing) -> float:

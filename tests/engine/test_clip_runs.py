@@ -388,3 +388,12 @@ def test_classes_without_training_videos_are_noted(task_of, lists, tmp_path):
     beyond_the_names, unseen = task_of(*named).notes()
     assert "has 4 classes and the network 10" in beyond_the_names
     assert "has no video of 1 of its 4 classes: apricot" in unseen
+
+
+def test_prediction_says_of_a_video_what_the_test_said(finished, lists):
+    """The checkpoint carries the names, how frames are prepared, and the views."""
+    for row in rows(finished / "predictions.csv"):
+        told = stvit.predict(lists / row["video"], finished / "checkpoints" / "best.pt", device="cpu", top_k=1)
+        assert told.labels == (row["predicted"],)
+        assert told.probabilities[0] == pytest.approx(float(row["probability"]), abs=1e-4)
+        assert told.clips == 6
