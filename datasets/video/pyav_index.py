@@ -11,12 +11,12 @@ import math
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from stvit.datasets.video.reading import UndecodableVideoError
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
+    from av.buffer import Buffer
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -201,7 +202,9 @@ def packets(path: Path, container: InputContainer, stream: VideoStream) -> Itera
 
 def _from_packets(path: Path, container: InputContainer, stream: VideoStream) -> VideoIndex | None:
     """None where packets do not tell which frames there are."""
-    stamps, keys, hidden = [], [], []
+    stamps: list[int] = []
+    keys: list[int] = []  # places in stamps
+    hidden: list[bool] = []  # by the edit list of the file
     packed = container.format.name == "avi" and stream.codec_context.name == "mpeg4"
     first: VideoFrame | None = None
     for packet in packets(path, container, stream):
@@ -211,7 +214,7 @@ def _from_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         if packet.pts is None or (not stamps and not packet.is_keyframe) or (packed and packet.size < _PLACEHOLDER):
             return None
         stamps.append(packet.pts)
-        hidden.append(packet.is_discard)  # by the edit list of the file
+        hidden.append(packet.is_discard)
         if packet.is_keyframe:
             keys.append(len(stamps) - 1)
     coded = np.array(stamps, np.int64)
@@ -356,7 +359,7 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
     """
     from av.sidedata.sidedata import Type
 
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = cast("Mapping[Type, Buffer]", frame.side_data).get(Type.DISPLAYMATRIX)
     if data is None:
         return 0, False
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
@@ -369,13 +372,13 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
 def picture(frame: VideoFrame) -> NDArray[np.uint8]:
     """A decoded frame as it is shown, ``(H, W, 3)`` RGB."""
     turns, mirrored = orientation(frame)
-    pixels = frame.to_ndarray(format="rgb24", **_one_thread())
+    pixels: NDArray[np.uint8] = np.asarray(frame.to_ndarray(format="rgb24", **_one_thread()), np.uint8)
     pixels = pixels[:, ::-1] if mirrored else pixels
     return np.rot90(pixels, k=-turns) if turns else pixels
 
 
 @functools.cache
-def _one_thread() -> dict[str, int]:
+def _one_thread() -> dict[str, Any]:
     """From version 17 on PyAV starts threads for every frame, which takes longer than to convert a small one."""
     import av
 

@@ -59,15 +59,31 @@ class PyAVReader:
             try:
                 return self._collect(wanted, places, self._timed(wanted, self._index.stamps))
             except _WrongIndexError:
+                due = self._index.times[wanted]
                 self._index = video_index(self._path, counted=True)
+                wanted = self._shown_at(due, wanted)
         return self._collect(wanted, places, self._counted(wanted))
+
+    def _shown_at(self, due: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers in the new list of frames that had other ones in the list before."""
+        times = self._index.times
+        found = np.abs(times[None] - due[:, None]).argmin(axis=1)
+        missing = np.abs(times[found] - due) > (np.diff(times).min() / 2 if len(times) > 1 else 0)
+        if missing.any():
+            raise UndecodableVideoError(f"{self._path} cannot be decoded at frame {numbers[missing][0]}: it is missing")
+        return found
 
     def _collect(
         self, wanted: NDArray[np.int64], places: NDArray[np.int64], frames: Iterator[VideoFrame]
     ) -> NDArray[np.uint8]:
+        import av
+
         clip = np.empty((len(wanted), *self.size, 3), np.uint8)
         for k, frame in enumerate(frames):
-            shown = picture(frame)
+            try:
+                shown = picture(frame)
+            except (av.FFmpegError, ValueError) as error:  # of a format that has no way to RGB
+                raise undecodable(self._path, error, f" at frame {wanted[k]}") from error
             if shown.shape != clip.shape[1:]:
                 was, now = (f"{shape[1]}x{shape[0]}" for shape in (clip.shape[1:], shown.shape))
                 raise UndecodableVideoError(f"{self._path} changes its size from {was} to {now} at frame {wanted[k]}")
@@ -103,7 +119,12 @@ class PyAVReader:
 
     def _from_key(self, key: int) -> Iterator[VideoFrame]:
         """Decoded frames from the key frame of this timestamp on."""
-        self._container.seek(key, stream=self._stream)
+        import av
+
+        try:
+            self._container.seek(key, stream=self._stream)
+        except av.FFmpegError as error:
+            raise _WrongIndexError from error
         return self._decoded(key)
 
     def _decoded(self, key: int) -> Iterator[VideoFrame]:
@@ -115,9 +136,9 @@ class PyAVReader:
             except av.FFmpegError as error:
                 # Frames shown before the key frame may refer to what was not decoded.
                 if packet.pts is None or packet.pts >= key:
-                    stamps = self._index.stamps
-                    known = stamps is not None and packet.pts is not None
-                    where = f" at frame {np.searchsorted(stamps, packet.pts)}" if known else ""
+                    where, stamps = "", self._index.stamps
+                    if stamps is not None and packet.pts is not None:
+                        where = f" at frame {np.searchsorted(stamps, packet.pts)}"
                     raise undecodable(self._path, error, where) from error
 
     def _counted(self, wanted: NDArray[np.int64]) -> Iterator[VideoFrame]:

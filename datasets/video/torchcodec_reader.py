@@ -38,7 +38,7 @@ class TorchCodecReader:
         if self._index.mirrored:
             raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
         try:
-            self._decoder = VideoDecoder(
+            self._decoder: VideoDecoder | None = VideoDecoder(
                 str(path),
                 stream_index=self._index.stream,
                 dimension_order="NHWC",
@@ -66,6 +66,8 @@ class TorchCodecReader:
         numbers = checked_numbers(indices, len(self.times), self._path)
         if not len(numbers):
             return np.zeros((0, *self.size, 3), np.uint8)
+        if self._decoder is None:
+            raise ValueError(f"{self._path} was closed")
         wanted, places = np.unique(numbers, return_inverse=True)
         try:
             batch = self._decoder.get_frames_at(wanted.tolist())
