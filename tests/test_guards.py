@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "stvit.models3d": {*NETWORKS, *BASE, "stvit.models2d", "stvit.inflation"},
     "stvit.datasets": {"stvit.errors", "stvit.preprocessing"},
     "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.inflation", "stvit.inflation_predictor"},
-    "stvit.config": {"stvit.backbones", *BASE},  # a file of others becomes a row of ours
+    # A file of others becomes a row of ours, and settings become the rule by which clips are chosen.
+    "stvit.config": {"stvit.backbones", "stvit.datasets.video.clip_sampling", *BASE},
 }
 
 
