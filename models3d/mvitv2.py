@@ -6,7 +6,7 @@ from functools import partial
 from stvit.backbones.mvit import MViT, MViTSpec
 from stvit.inflation import inflate_spec
 from stvit.models2d.mvitv2 import BASE, IMAGE_VARIANTS, IMAGE_WEIGHTS, LARGE, SMALL
-from stvit.preprocessing import for_classifier, tested_on_clips
+from stvit.preprocessing import Preprocessing, for_classifier, tested_on_clips
 from stvit.registry import Weights, register_model
 
 
@@ -76,9 +76,13 @@ TEST_PROTOCOLS: dict[str, dict[str, object]] = {
     "mvitv2_large_40x3": {"sampling_rate": 3, "test_views": 5, "test_crops": 3, "crop_fraction": 1.0},
 }
 
+
+def _published_preprocessing(name: str, spec: MViTSpec) -> Preprocessing:
+    return for_classifier(spec, interpolation="bilinear", **TEST_PROTOCOLS[name])
+
+
 for _name, _spec in VIDEO_VARIANTS.items():
-    _preprocessing = partial(for_classifier, interpolation="bilinear", **TEST_PROTOCOLS[_name])
-    register_model(_name, MViT, _spec, _preprocessing, VIDEO_WEIGHTS[_name])
+    register_model(_name, MViT, _spec, partial(_published_preprocessing, _name), VIDEO_WEIGHTS[_name])
 for _name, _spec in INFLATED_VARIANTS.items():
     # The image network's weights, which loading inflates.
     _weights = IMAGE_WEIGHTS.get(_name.removesuffix("_16f"), ())
