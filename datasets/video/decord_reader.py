@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +33,7 @@ class DecordReader:
             raise UserError(f"DATA.DECODER {_NAME} is not installed: pip install decord, or use auto") from error
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self._errors = path, (decord.DECORDError, RuntimeError)
+        self._open = partial(decord.VideoReader, str(path), num_threads=1)
         self._index = video_index(path)
         refuse_for(_NAME, path, self._index)
         if self._index.streams > 1:
@@ -41,7 +43,7 @@ class DecordReader:
         if self._index.mirrored:
             raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
         try:
-            self._reader = decord.VideoReader(str(path), num_threads=1)
+            self._reader = self._open()
             starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0]
         except self._errors as error:
             raise undecodable(path, _cause(error), f" by {_NAME} (use auto)") from error
@@ -65,9 +67,11 @@ class DecordReader:
             return np.zeros((0, *self.size, 3), np.uint8)
         wanted, places = np.unique(numbers, return_inverse=True)
         try:
-            batch = self._reader.get_batch(wanted.tolist())
+            reader, self._reader = self._reader or self._open(), None
+            batch = reader.get_batch(wanted.tolist())
         except (*self._errors, IndexError) as error:
             raise undecodable(self._path, _cause(error), f" by {_NAME} (use auto)") from error
+        del reader  # else its thread goes on decoding what nobody asked for
         # What comes depends on decord's bridge, which belongs to the whole process: left as it is.
         clip = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
         if clip.shape[1:] != (*self.size, 3):

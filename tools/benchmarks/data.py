@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.timing import median_seconds
 from numpy.typing import NDArray
 
-from stvit.datasets.image_transforms import sample_seed, seeded
+from stvit.datasets.image_transforms import AUGMENTATION_STREAM, sample_seed, seeded
 from stvit.datasets.video.clip_sampling import ClipSampling, random_clip
 from stvit.datasets.video.clip_transforms import ClipAugmentation, training_clip
 from stvit.datasets.video.clips import SAMPLING_STREAM, TrainingClips
@@ -110,7 +110,7 @@ def report(name: str, videos: VideoList, sampling: ClipSampling, decoders: list[
     if "decord" in decoders:
         contestants["decord alone"] = each_clip(partial(decord_alone, videos, sampling))
     for kind, augmentation in (("crop and flip", PLAIN), ("RandAugment", RECIPE)):
-        contestants[kind] = each_clip(partial(augment, frames, augmentation))
+        contestants[kind] = each_clip(partial(augment, frames, augmentation, len(videos)))
         for decoder in decoders:
             clips = TrainingClips(videos, sampling, augmentation, decoder=decoder)
             contestants[f"loader {decoder}, {kind}"] = each_clip(partial(load, clips, videos))
@@ -162,8 +162,8 @@ def decord_alone(videos: VideoList, sampling: ClipSampling, k: int) -> object:
     return reader.get_batch(numbers.tolist()).asnumpy()
 
 
-def augment(frames: NDArray[np.uint8], augmentation: ClipAugmentation, k: int) -> object:
-    with seeded(k):
+def augment(frames: NDArray[np.uint8], augmentation: ClipAugmentation, videos: int, k: int) -> object:
+    with seeded(sample_seed(0, AUGMENTATION_STREAM, *divmod(k, videos), 0)):  # what the loader draws for that clip
         return training_clip(frames, augmentation)
 
 
