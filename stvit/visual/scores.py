@@ -53,7 +53,8 @@ def scores_png(
         axis.hlines(values, starts, ends, color=f"C{row}", linewidth=width, label=label, zorder=3 - row / 10)
         axis.plot((starts + ends) / 2, values, color=f"C{row}", linewidth=0.8, alpha=0.6)
     axis.set_xlim(0, duration)
-    axis.set_ylim(0, min(1.0, 1.15 * float(scores.max())) or 1.0)
+    highest = min(1.0, 1.15 * float(scores.max())) or 1.0
+    axis.set_ylim(-0.01 * highest, 1.01 * highest)  # room for the width of lines at 0 and 1
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel("time in the video, seconds")
     axis.set_ylabel("probability")
