@@ -95,12 +95,12 @@ def _rehearse(cfg: CfgNode) -> None:
     costs: dict[str, Cost] = {}
     if cfg.TRAIN.ENABLE:
         costs["training"] = train_a_step(cfg, model, task, alone)
+        print(cost_line(cfg, "training", costs["training"]), flush=True)
     model.eval()
     sets = task.evaluated_sets()
     for name, evaluated in sets.items():
         costs[name] = evaluate_a_batch(model, evaluated, alone.device)
-    for name, cost in costs.items():
-        print(cost_line(cfg, name, cost))
+        print(cost_line(cfg, name, costs[name]), flush=True)
     print(f"memory: {_peak_memory(alone.device)}")
     print(estimate(cfg, task, sets, costs))
     print("\n".join(closing_lines(cfg, task, costs)), flush=True)
@@ -186,7 +186,8 @@ def closing_lines(cfg: CfgNode, task: Task, costs: Mapping[str, Cost]) -> Iterat
         yield f"bad: {name}: {cause}"
     if cfg.DATA.DATASET in VIDEOS and not bad:
         yield "bad videos: none of those that were tried"
-    if any(cost.waiting(cfg) > MUCH_WAITING for cost in costs.values()):
+    longest = next(iter(costs.values()), None)  # training, where there is any
+    if longest is not None and longest.waiting(cfg) > MUCH_WAITING:
         yield f"faster data: {faster_data(cfg)}"
     if cfg.DATA.DATASET in VIDEOS:
         yield "next: tools/check_data.py LIST tries every video of a list; the same command without --dry-run runs"

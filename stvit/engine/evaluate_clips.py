@@ -267,7 +267,7 @@ def pick_examples(
                 truth=names[int(measured.truth[place])],
                 predicted=names[int(predicted[place])],
                 probability=float(probability[place]),
-                name=videos.name(int(measured.numbers[place])),
+                name=videos.path(int(measured.numbers[place])).name,
             )
         ]
 

@@ -19,6 +19,7 @@ import stvit
 import stvit.engine.train
 from stvit.checkpoint import model_from_checkpoint, pack_model, read_checkpoint, save_checkpoint
 from stvit.config import load_config
+from stvit.datasets.image_splits import logits_of_classes
 from stvit.datasets.video.clip_sampling import ClipSampling, view_clip
 from stvit.datasets.video.clip_transforms import normalised_clips, view_crops
 from stvit.datasets.video.reading import open_video
@@ -26,6 +27,7 @@ from stvit.engine import run as run_module
 from stvit.engine.distributed import World
 from stvit.engine.evaluate_clips import refuse_miscount
 from stvit.engine.signals import Stopped
+from stvit.engine.steps import Interval
 from stvit.engine.tasks import build_task
 from stvit.errors import UserError
 
@@ -221,12 +223,21 @@ def test_mixing_and_erasing_depend_on_the_step_alone(task_of):
     assert losses(task_of(), 0)[0] != losses(task_of("MIXUP.ENABLE", False), 0)[0]
 
 
-def test_clips_train_in_bfloat16_from_one_frame_of_each_part_of_a_video(run, tmp_path):
-    segments = ("DATA.DATASET", "ssv2", "TRAIN.PRECISION", "bf16", "SOLVER.MAX_EPOCH", 1, "TEST.NUM_ENSEMBLE_VIEWS", 1)
+def test_names_of_some_of_kinetics_classes_tell_which_logits_they_are():
+    logits, names = logits_of_classes(("zumba", "abseiling"), 400, None, False, "val")
+    assert (logits, len(names)) == ([399, 0], 400)
+
+
+def test_clips_train_in_bfloat16_from_one_frame_of_each_part_of_a_video(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Interval, "speed", lambda interval: (2.0, 0.6))
+    segments = ("DATA.DATASET", "ssv2", "TRAIN.PRECISION", "bf16", "SOLVER.MAX_EPOCH", 2, "TEST.NUM_ENSEMBLE_VIEWS", 1)
     written = results(run(tmp_path / "run", *segments))
     assert written["precision"] == "bf16"
     assert written["views"] == 27
     assert "one from each of as many equal parts of the video" in written["protocol"]["views"]
+    said = capsys.readouterr().out
+    assert "2 clips/s, 60% waiting for data" in said
+    assert said.count("note: 60% of the time goes into waiting for data: raise DATA_LOADER.NUM_WORKERS 0") == 1
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -269,7 +280,7 @@ def test_a_bad_video_stops_the_run_and_is_named_with_the_way_out(run, lists, tmp
 def test_bad_videos_are_noted_and_count_as_mistakes_of_the_evaluation(run, lists, tmp_path, reaction):
     root = spoilt(lists, tmp_path / "videos", *BAD)
     output = run(
-        tmp_path / "run", "DATA.PATH_TO_DATA_DIR", root, "DATA.ON_BAD_VIDEO", reaction, "DATA.MAX_BAD_PERCENT", 20,
+        tmp_path / "run", "DATA.PATH_TO_DATA_DIR", root, "DATA.ON_BAD_VIDEO", reaction, "DATA.MAX_BAD_PERCENT", 20, "SOLVER.MAX_EPOCH", 1,
         "TRAIN.BATCH_SIZE", 2,
     )  # fmt: skip
     assert [row["name"] for row in rows(output / "bad_videos.csv")] == [BAD[0]]

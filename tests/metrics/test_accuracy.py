@@ -79,6 +79,18 @@ def test_what_cannot_be_counted_is_refused(logits, labels, message):
         ClassMetrics(3).update(logits, labels)
 
 
+def test_samples_without_a_prediction_are_mistakes_that_no_class_is_blamed_for():
+    metrics, other = ClassMetrics(3), ClassMetrics(3)
+    metrics.update(torch.eye(3)[[0, 1]], torch.tensor([0, 1]))
+    other.miss(torch.tensor([1, 2]))
+    both = metrics + other
+    assert both.samples == 4
+    assert both.confusion.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert both.compute()["top1_accuracy"] == 50
+    assert both.compute()["mean_class_accuracy"] == pytest.approx(100 * (1 + 1 / 2 + 0) / 3)
+    assert both.most_confused(5) == []
+
+
 def test_without_samples_there_is_no_number():
     with pytest.raises(UserError, match="no images were measured"):
         ClassMetrics(3).compute()

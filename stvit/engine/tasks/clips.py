@@ -57,8 +57,8 @@ class VideoClassification(Classification[ClipBatch]):
         self.frames_per_sample = cfg.DATA.NUM_FRAMES * cfg.AUG.NUM_SAMPLE
         self.speed_in = ("clips", cfg.AUG.NUM_SAMPLE)
         for videos in (self.splits.train, self.splits.validation, self.splits.test):
-            if videos is not None:
-                refuse_labels_beyond(videos, len(self.logits) or self.num_classes)
+            if videos is not None and self.splits.classes is None:  # numbers that nothing was held against yet
+                refuse_labels_beyond(videos, self.num_classes)
         self._erasing = (cfg.AUG.RE_PROB, cfg.AUG.RE_MODE, cfg.AUG.RE_COUNT)
         self._found_bad: list[BadVideo] = []  # in training, since the processes last told each other
         self._unusable: dict[str, str] = {}
