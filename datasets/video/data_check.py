@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
     kind: str
     part: int
-    index: int
+    video: int  # its number in the part
     cause: str
 
 
@@ -141,7 +141,7 @@ def judge(parts: Sequence[VideoPart], inspections: list[list[Inspection]], num_c
     for _, part, index, _ in findings:
         clean[part][index] = False
     order = list(KINDS)
-    findings.sort(key=lambda finding: (order.index(finding.kind), finding.part, finding.index))
+    findings.sort(key=lambda finding: (order.index(finding.kind), finding.part, finding.video))
     return DataCheck(parts, inspections, findings, clean, classes, same_tests)
 
 

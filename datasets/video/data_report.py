@@ -59,7 +59,7 @@ def _rows(check: DataCheck) -> list[dict[str, object]]:
     """A row of plain values for each video, in the order of the lists."""
     problems: dict[tuple[int, int], list[Finding]] = defaultdict(list)
     for finding in check.findings:
-        problems[finding.part, finding.index].append(finding)
+        problems[finding.part, finding.video].append(finding)
     rows: list[dict[str, object]] = []
     for part, (name, videos, labelled) in enumerate(check.parts):
         for index, found in enumerate(check.inspections[part]):
@@ -146,8 +146,8 @@ def _causes(check: DataCheck, findings: list[Finding]) -> list[str]:
 
 def _named(check: DataCheck, finding: Finding) -> str:
     videos = check.parts[finding.part].videos
-    name = printable(videos.name(finding.index))
-    return name if videos.lines is None else f"{name} ({videos.where(finding.index)})"
+    name = printable(videos.name(finding.video))
+    return name if videos.lines is None else f"{name} ({videos.where(finding.video)})"
 
 
 def _class_line(check: DataCheck, part: int) -> str:

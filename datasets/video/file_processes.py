@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -31,8 +32,9 @@ def in_processes(
 ) -> Iterator[tuple[int, Result | Lost]]:
     """``function`` of each item in one of several processes; pairs of an item's number and its result, as they come.
 
-    A process that dies, or works on an item for longer than ``timeout`` seconds, is replaced by another. An interrupt
-    reaches the caller alone, and all processes end with the iteration.
+    A process that dies, or works on an item for longer than ``timeout`` seconds, is replaced by another; what it died
+    of is tried once more, since all processes together may have run out of memory. An interrupt reaches the caller
+    alone, and all processes end with the iteration.
 
     Args:
         function: of this module's caller; on Linux it need not be picklable, its items and results must be.
@@ -41,15 +43,13 @@ def in_processes(
         timeout: seconds for one item.
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    waiting = iter(enumerate(items))
+    waiting, died = deque(range(len(items))), set[int]()
     active: list[_Worker[Item, Result]] = []
     try:
-        for numbered in waiting:
-            active.append(_Worker(context, function))
-            active[-1].give(*numbered, timeout)
-            if len(active) == min(workers, len(items)):
-                break
-        while active:
+        while waiting or active:
+            while waiting and len(active) < workers:
+                active.append(_Worker(context, function))
+                active[-1].give(waiting[0], items[waiting.popleft()], timeout)
             first = min(worker.deadline for worker in active)
             ready = wait([worker.connection for worker in active], max(0.0, first - time.monotonic()))
             for worker in list(active):
@@ -59,16 +59,17 @@ def in_processes(
                     result = Lost("timeout", f"took longer than {timeout:g} seconds")
                 else:
                     continue
-                number, following = worker.number, next(waiting, None)
-                if following is None or isinstance(result, Lost):
+                number = worker.number
+                if isinstance(result, Lost) or not waiting:
                     active.remove(worker)
                     worker.end()
-                if following is not None:
-                    if isinstance(result, Lost):
-                        worker = _Worker(context, function)
-                        active.append(worker)
-                    worker.give(*following, timeout)
-                yield number, result
+                else:
+                    worker.give(waiting[0], items[waiting.popleft()], timeout)
+                if isinstance(result, Lost) and result.kind == "crashed" and number not in died:
+                    died.add(number)
+                    waiting.append(number)
+                else:
+                    yield number, result
     finally:
         for worker in active:
             worker.end()

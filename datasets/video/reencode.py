@@ -102,7 +102,7 @@ def _write(pictures: Iterator[tuple[NDArray[np.uint8], float, float]], path: Pat
     import av
 
     first, _, rate = next(pictures)
-    height, width = resized(*first.shape[:2], short_side)
+    height, width = resized(first.shape[0], first.shape[1], short_side)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
         stream = out.add_stream(
             "libx264", rate=Fraction(rate).limit_denominator(1001), options={**_CODEC, "g": str(gop)}

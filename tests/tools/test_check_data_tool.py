@@ -157,15 +157,29 @@ def test_a_file_that_kills_or_holds_its_process_is_named_and_the_others_are_chec
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(data_check, "inspect_video", inspect)
-    status, out, _ = check(clips, "--timeout", 1, "--workers", 2, "--output", tmp_path / "out")
+    status, out, _ = check(clips, "--timeout", 3, "--workers", 2, "--output", tmp_path / "out")
     assert status == 1
     found = rows(tmp_path / "out")
     assert [found[f"{name}.mp4"]["outcome"] for name in "abcdef"] == [
         "sound", "crashed", "timeout", "crashed", "sound", "sound",
     ]  # fmt: skip
     assert "SIGKILL" in found["b.mp4"]["cause"]
-    assert "c.mp4 took longer than 1 seconds" in out
+    assert "c.mp4 took longer than 3 seconds" in out
     assert found["d.mp4"]["cause"] == "RuntimeError: odd"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes elsewhere do not see what the test replaces")
+def test_a_process_that_dies_once_costs_no_video(check, clips, tmp_path, monkeypatch):
+    real = data_check.inspect_video
+
+    def inspect(path, *args, **kwargs):
+        if not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(data_check, "inspect_video", inspect)
+    assert check(clips, "--workers", 1, "--output", tmp_path / "out")[0] == 0
 
 
 def test_all_frames_are_decoded_when_asked(check, tmp_path, monkeypatch):

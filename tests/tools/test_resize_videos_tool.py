@@ -1,9 +1,10 @@
 """tools/resize_videos.py: small copies with the same frames at the same times, and runs that go on."""
 
 import json
+import os
 import shutil
+import signal
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -151,13 +152,13 @@ def test_a_video_appears_whole_or_not_at_all(resize, tmp_path, monkeypatch):
     def breaks(source, counted):
         for k, picture in enumerate(real(source, counted)):
             if k == 3 and source.name == "a.mp4":
-                time.sleep(60)
+                os.kill(os.getpid(), signal.SIGKILL)
             yield picture
 
     monkeypatch.setattr(reencoding, "_pictures", breaks)
-    status, out, _ = resize(data, "--output", tmp_path / "out", "--timeout", 1)
+    status, out, _ = resize(data, "--output", tmp_path / "out")
     assert status == 1
-    assert "a.mp4 took longer than 1 seconds" in out
+    assert "a.mp4 the process that decoded it was killed by SIGKILL" in out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "b.mp4",
         "bad_videos.csv",
