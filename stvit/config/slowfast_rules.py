@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -175,6 +176,8 @@ def _clip_sides(translation: Translation) -> None:
         if not (len(sides) == 2 and isinstance(sides[0], int) and sides[0] >= crop):
             translation.refuse(key, f"its first is the short side of test clips: at least DATA.TEST_CROP_SIZE {crop}")
         ratio = crop / sides[0]
+        if int(crop / ratio) < sides[0]:  # by rounding: a side is cut to whole pixels
+            ratio = math.nextafter(ratio, 0)
     translation.say("DATA.VAL_CROP_RATIO", ratio, key)
 
 

@@ -265,6 +265,8 @@ def test_what_a_file_leaves_out_about_videos_has_slowfasts_default(tmp_path):
 
 def test_one_test_crop_is_cut_from_the_shortest_side_of_training(tmp_path):
     assert load(tmp_path, changed(DATA={"TRAIN_JITTER_SCALES": [280, 320]})).DATA.VAL_CROP_RATIO == 224 / 280
+    rounded = load(tmp_path, changed(DATA={"TRAIN_JITTER_SCALES": [100, 320], "TEST_CROP_SIZE": 56})).DATA
+    assert int(56 / rounded.VAL_CROP_RATIO) == 100  # 56 / (56 / 100) is below 100 in floating point
     assert load(tmp_path, SMALL, "DATA.VAL_CROP_RATIO", "0.95").DATA.VAL_CROP_RATIO == 0.95
     with pytest.raises(UserError, match=r"SCALES is \[200, 320\], but .* at least DATA.TEST_CROP_SIZE 224"):
         load(tmp_path, changed(DATA={"TRAIN_JITTER_SCALES": [200, 320]}))
