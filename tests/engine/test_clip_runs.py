@@ -280,8 +280,8 @@ def test_a_bad_video_stops_the_run_and_is_named_with_the_way_out(run, lists, tmp
 def test_bad_videos_are_noted_and_count_as_mistakes_of_the_evaluation(run, lists, tmp_path, reaction):
     root = spoilt(lists, tmp_path / "videos", *BAD)
     output = run(
-        tmp_path / "run", "DATA.PATH_TO_DATA_DIR", root, "DATA.ON_BAD_VIDEO", reaction, "DATA.MAX_BAD_PERCENT", 20, "SOLVER.MAX_EPOCH", 1,
-        "TRAIN.BATCH_SIZE", 2,
+        tmp_path / "run", "DATA.PATH_TO_DATA_DIR", root, "DATA.ON_BAD_VIDEO", reaction, "DATA.MAX_BAD_PERCENT", 20,
+        "SOLVER.MAX_EPOCH", 1, "TRAIN.BATCH_SIZE", 2,
     )  # fmt: skip
     assert [row["name"] for row in rows(output / "bad_videos.csv")] == [BAD[0]]
     assert [row["name"] for row in rows(output / "bad_videos_of_validation.csv")] == [BAD[1]]
