@@ -41,6 +41,7 @@ from stvit.datasets.video.reading import open_video
 from stvit.engine.run import run as run_engine
 from stvit.errors import UserError, nearest
 from stvit.metrics.accuracy import ClassMetrics
+from stvit.model import Model
 from stvit.visual.confusion import confusion_png
 from stvit.visual.files import replace_files
 from stvit.visual.report import results_table
@@ -83,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     columns = (options.file_column, options.label_column, options.group_column)
     videos, names = read_list(options.list, columns, options.leave_out)
-    begun, scores, rows = time.monotonic(), {}, []
+    begun = time.monotonic()
+    scores: dict[str, dict[int, int]] = {}  # method -> number of the video -> label
+    rows: list[tuple[int, int]] = []  # fold, number of the video
     for number, fold in enumerate(grouped_folds(videos, options.folds, options.seed), 1):
         folder = options.output / f"fold{number}"
         print(f"== fold {number} of {options.folds}: {len(fold.train)} videos train, {len(fold.test)} test", flush=True)
@@ -210,6 +213,7 @@ def frame_file(folder: Path, part: str, names: Sequence[str], video: Video, inde
 def frame_predictions(checkpoint: Path, files: Sequence[Path]) -> dict[str, list[int]]:
     """What an image network says of videos by their middle frame, and by its mean softmax over several frames."""
     model = model_from_checkpoint(checkpoint).eval()
+    assert isinstance(model, Model)
     prepare = evaluation_transform(model.preprocessing)
     found: dict[str, list[int]] = {MIDDLE: [], MEAN: []}
     for file in files:

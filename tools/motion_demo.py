@@ -230,7 +230,10 @@ class ClipViewer:
         self.views = EvaluationViews(videos, clip_sampling(cfg, self.prepared), self.prepared)
 
     def __call__(self, index: int, line: dict[str, str]) -> ClassifiedClip:
-        clips = self.views[index].clips[0]  # (1, 3, T, h, w)
+        batch = self.views[index]
+        if isinstance(batch, UserError):
+            raise batch
+        clips = batch.clips[0]  # (1, 3, T, h, w)
         cam = grad_cam(self.model, normalised_clips(clips, self.prepared), MOTIONS.index(line["predicted"]), stage=1)
         return ClassifiedClip(
             shown_clip(clips[0]), cam.heat, line["true"], line["predicted"], float(line["probability"])
