@@ -49,6 +49,7 @@ FILES = {
     "mirrored and turned": ("a.mp4", 20, {"mirror": True, "turn": 1}),
     "AVI": ("a.avi", 30, {}),
     "AVI, B-frames": ("a.avi", 30, {"b_frames": 2, "audio": True}),
+    "AVI of almost empty packets": ("a.avi", 20, {"frames": np.zeros((20, 24, 32, 3), np.uint8)}),
     "WebM": ("a.webm", 30, {"audio": True}),
     "MPEG-1": ("a.mpg", 30, {"b_frames": 2}),
     "MPEG-2 transport stream": ("a.ts", 30, {"b_frames": 2}),
@@ -60,6 +61,7 @@ REFUSED_BY_BOTH = {
     "mirrored": "mirrored",
     "mirrored and turned": "mirrored",
     "AVI, B-frames": "say nothing of the order",
+    "AVI of almost empty packets": "do not tell its frames apart",
     "MPEG-1": "does not find key frames in mpeg",
     "MPEG-2 transport stream": "does not find key frames in mpegts",
 }
