@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{videos.source}: {counted(len(videos), 'video')}{_kind(videos.source, labelled)}"
             + (f" ({name})" if name else "")
         )
-    if options.list.is_dir():
-        _name_others(options.list)
+        if videos.lines is None:
+            _name_others(videos.source)
     frames = None if options.full else options.frames
     checks = FileChecks(parts, frames=frames, decoder=options.decoder, workers=options.workers, timeout=options.timeout)
     _work(checks)
