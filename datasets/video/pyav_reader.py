@@ -68,7 +68,7 @@ class PyAVReader:
         """The numbers in the new list of frames that had other ones in the list before."""
         times = self._index.times
         found = np.abs(times[None] - due[:, None]).argmin(axis=1)
-        missing = np.abs(times[found] - due) > (np.diff(times).min() / 2 if len(times) > 1 else 0)
+        missing = np.abs(times[found] - due) > (np.diff(times).min() / 4 if len(times) > 1 else 0)
         if missing.any():
             raise UndecodableVideoError(f"{self._path} cannot be decoded at frame {numbers[missing][0]}: it is missing")
         return found

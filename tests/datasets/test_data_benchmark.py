@@ -18,9 +18,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_compares_the_loader_with_decoding_alone(tmp_path: Path):
     write_video(tmp_path / "a.mp4", 12)
     (tmp_path / "list.csv").write_text("a.mp4 0\n")
-    result = run(
-        "--list", str(tmp_path / "list.csv"), "--rounds", "1", "--clips", "2x2", "--decoders", "auto"
-    )  # fmt: skip
+    listed = str(tmp_path / "list.csv")
+    result = run("--list", listed, "--rounds", "1", "--clips", "2x2", "--decoders", "auto")
     assert result.returncode == 0, result.stderr
     for line in ("decode auto", "crop and flip", "loader auto, RandAugment"):
         assert f"  {line}" in result.stdout
