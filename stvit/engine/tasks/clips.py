@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 
 from stvit.config.derived import clip_preprocessing, clip_sampling
 from stvit.datasets.image_splits import logits_of_classes
-from stvit.datasets.image_transforms import sample_seed
+from stvit.datasets.image_transforms import MIXING_STREAM, sample_seed
 from stvit.datasets.video.bad_videos import BadVideo, BadVideos
 from stvit.datasets.video.clip_transforms import ClipAugmentation, erased, make_clip_mixer, normalised_clips
 from stvit.datasets.video.clips import ClipBatch, EvaluationViews, TrainingClips, ViewBatch
@@ -30,9 +30,6 @@ from stvit.engine.tasks.classification import Classification, unspoilt
 from stvit.engine.tasks.task import EvaluatedSet, Scoring
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
-
-# Of one seed, beside the streams of stvit.datasets.image_transforms and stvit.datasets.video.clips.
-ERASING_STREAM = 4
 
 
 class VideoClassification(Classification[ClipBatch]):
@@ -144,8 +141,8 @@ class VideoClassification(Classification[ClipBatch]):
         seen: dict[int, int] = {}
         seeds = []
         for index in batch.indices.tolist():
-            seen[index] = seen.get(index, -1) + 1
-            seeds.append(sample_seed(self._seed, ERASING_STREAM, batch.epoch, index, seen[index]))
+            seen[index] = seen.get(index, 0) + 1  # number 0 of a video is what mixing a batch draws from
+            seeds.append(sample_seed(self._seed, MIXING_STREAM, batch.epoch, index, seen[index]))
         return seeds
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
