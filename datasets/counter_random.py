@@ -60,6 +60,8 @@ def item_bases(indices: Array, seed: int, stream: int, epoch: int) -> Array:
     Under one seed the map from (stream, epoch, index) to the base is injective (a packed counter through
     bijections), and so is each word drawn from it. Two streams of one seed hence never share an item.
     """
+    if not 0 <= stream < 4:  # its bits beyond two would be cut off
+        raise ValueError(f"stream {stream} is outside 0..3")
     key1, key2 = _keys(seed)
     counters = indices + _signed((stream << 62) | (epoch << 32))
     return mix(mix(counters + key1) + key2)

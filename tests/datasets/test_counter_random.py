@@ -92,3 +92,8 @@ def test_unit_vectors_are_sine_and_cosine_of_a_uniform_angle():
     assert np.abs(cosine - np.cos(angle)).max() < 1e-15
     counts = np.histogram(np.arctan2(sine, cosine), bins=50, range=(-np.pi, np.pi))[0]
     assert abs(counts - 2000).max() < 250
+
+
+def test_a_stream_beyond_its_two_bits_is_refused():
+    with pytest.raises(ValueError, match=r"stream 4 is outside 0\.\.3"):
+        item_bases(np.array([1]), 0, 4, 0)
