@@ -157,8 +157,10 @@ def open_stream(path: Path) -> Source:
     _refuse_incomplete(path)
     av.logging.set_level(None)  # FFmpeg's own lines say nothing about which file; what matters becomes an exception
     try:
-        # An absolute path is never taken for a URL, and a playlist cannot fetch anything from the network.
-        container = av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        # An absolute path is never taken for a URL, and a playlist cannot fetch anything from the network. (Before
+        # version 17 PyAV crashes at this option in MPEG files.)
+        options = {"protocol_whitelist": "file"} if _version() >= 17 else {}
+        container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise undecodable(path, error) from error
     streams = shown_streams(container)
@@ -317,6 +319,8 @@ def _refuse_incomplete(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
+        if head.startswith((b"#EXTM3U", b"ffconcat")):
+            raise UndecodableVideoError(f"{path} cannot be decoded: it is a list of other files")
         if head[4:8] in _FIRST_BOXES:
             end, encrypted = _boxes(file, size)
         elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
@@ -380,6 +384,12 @@ def picture(frame: VideoFrame) -> NDArray[np.uint8]:
 @functools.cache
 def _one_thread() -> dict[str, Any]:
     """From version 17 on PyAV starts threads for every frame, which takes longer than to convert a small one."""
+    return {"threads": 1} if _version() >= 17 else {}
+
+
+@functools.cache
+def _version() -> int:
+    """The first number of PyAV's version."""
     import av
 
-    return {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+    return int(av.__version__.split(".")[0])
