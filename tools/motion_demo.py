@@ -208,7 +208,8 @@ def draw_page(folder: Path, cfg: CfgNode, summary: dict[str, dict[str, float]]) 
     wrong.sort(key=lambda k: -float(lines[k]["probability"]))
     firsts = [next(k for k, line in enumerate(lines) if line["true"] == motion) for motion in MOTIONS]
     show = ClipViewer(folder, cfg)
-    title = f"{len(lines)} test videos, {summary['clips']['class']:.1f} % right: one of each class, and its Grad-CAM"
+    right = summary["clips"]["class"]
+    title = f"{len(lines)} test videos, {right:.1f} % right: one of each class, and below it its Grad-CAM"
     sheets = [draw_clip_rows(title, [show(k, lines[k]) for k in firsts])]
     if wrong:
         sheets.append(draw_clip_rows(f"surest of {len(wrong)} mistakes", [show(k, lines[k]) for k in wrong[:4]]))
