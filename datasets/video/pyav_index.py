@@ -52,6 +52,7 @@ class VideoIndex:
     container: str  # FFmpeg's name, its first one: mov, matroska, avi, mpegts, ...
     reordered: bool  # frames are coded in another order than shown (B-frames)
     leading: bool  # some frames coded after a key frame are shown before it (open GOP)
+    recovering: bool  # of H.264: after some key frames the first ones shown may still refer to what was before
 
 
 Source = tuple["InputContainer", "VideoStream"]
@@ -110,6 +111,11 @@ def video_index(path: Path, source: Source | None = None, *, counted: bool = Fal
             index = _from_frames(path, *anew)
     _kept.put(key, index)
     return index
+
+
+def keep_index(path: Path, index: VideoIndex) -> None:
+    """For later calls of :func:`video_index`: a better one than the packets told."""
+    _kept.put(_key(path), index)
 
 
 def forget_indices() -> None:
@@ -208,6 +214,7 @@ def _from_packets(path: Path, container: InputContainer, stream: VideoStream) ->
     keys: list[int] = []  # places in stamps
     hidden: list[bool] = []  # by the edit list of the file
     packed = container.format.name == "avi" and stream.codec_context.name == "mpeg4"
+    h264, recovering = stream.codec_context.name == "h264", False
     first: VideoFrame | None = None
     for packet in packets(path, container, stream):
         first = first or _first_frame(stream, packet)
@@ -219,6 +226,7 @@ def _from_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         hidden.append(packet.is_discard)
         if packet.is_keyframe:
             keys.append(len(stamps) - 1)
+            recovering = recovering or (h264 and not _begins_anew(bytes(packet), stream.codec_context.extradata))
     coded = np.array(stamps, np.int64)
     shown = np.sort(coded[~np.array(hidden, bool)])
     if first is None or not len(shown) or (np.diff(shown) <= 0).any() or coded.min() < coded[0]:
@@ -228,10 +236,27 @@ def _from_packets(path: Path, container: InputContainer, stream: VideoStream) ->
         times=_times(shown, stream),
         stamps=shown,
         keys=np.unique(coded[keys]),
-        reordered=bool((np.diff(coded) < 0).any()),
+        # .avi gives H.264 the times of coding, in which B-frames do not show
+        reordered=bool((np.diff(coded) < 0).any()) or (h264 and bool(stream.codec_context.has_b_frames)),
         leading=bool((coded < latest_key).any()),
+        recovering=recovering,
         **_constant(container, stream, first),
     )
+
+
+_IDR, _TYPE = 5, 0b11111  # ITU-T H.264, table 7-1: a picture after which none refers to one before it
+
+
+def _begins_anew(content: bytes, extradata: bytes | None) -> bool:
+    """Whether an H.264 packet holds an IDR picture; its units follow start codes, or their lengths (ISO 14496-15)."""
+    if not extradata or extradata[0] != 1:
+        return any(unit[:1] and unit[0] & _TYPE == _IDR for unit in content.split(b"\0\0\1")[1:])
+    width, at = (extradata[4] & 3) + 1, 0
+    while at + width < len(content):
+        if content[at + width] & _TYPE == _IDR:
+            return True
+        at += width + int.from_bytes(content[at : at + width], "big")
+    return False
 
 
 def _first_frame(stream: VideoStream, packet: Packet) -> VideoFrame | None:
@@ -260,12 +285,14 @@ def _from_frames(path: Path, container: InputContainer, stream: VideoStream) -> 
             failure = error
     if first is None:
         raise undecodable(path, failure or ValueError("it has no frame"))
-    known = np.array([s for s in stamps if s is not None], np.int64)
-    # Timestamps that are missing or run backwards say nothing: the frames then follow each other evenly.
+    # Frames come out in the order in which they are shown, even where the timestamps of B-frames (in AVI) are mixed up.
+    known = np.sort(np.array([s for s in stamps if s is not None], np.int64))
+    # Timestamps that are missing or doubled say nothing: the frames then follow each other evenly.
     trusted = len(known) == len(stamps) and bool((np.diff(known) > 0).all())
     times = _times(known, stream) if trusted else np.arange(len(stamps)) / _rate(stream)
     none = np.zeros(0, np.int64)
-    return VideoIndex(times, None, none, reordered=False, leading=False, **_constant(container, stream, first))
+    constant = _constant(container, stream, first)
+    return VideoIndex(times, None, none, reordered=False, leading=False, recovering=False, **constant)
 
 
 class _Constant(TypedDict):
@@ -308,7 +335,7 @@ def refuse_for(decoder: str, path: Path, index: VideoIndex) -> None:
         reason = f"it does not find key frames in {index.container} files"
     elif index.container == "avi" and index.reordered:
         reason = ".avi files say nothing of the order in which B-frames are shown"
-    elif index.leading:
+    elif index.leading or index.recovering:
         reason = "its groups of pictures are open"
     if reason:
         raise UndecodableVideoError(f"{path} is not for {decoder}: {reason}; use auto")

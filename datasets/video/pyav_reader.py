@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from stvit.datasets.video.pyav_index import open_stream, packets, picture, undecodable, video_index
+from stvit.datasets.video.pyav_index import keep_index, open_stream, packets, picture, undecodable, video_index
 from stvit.datasets.video.reading import UndecodableVideoError
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ _NEVER = -(1 << 62)  # a timestamp before all others
 
 class _WrongIndexError(Exception):
     """The decoder puts out other frames than the packets promised."""
+
+
+class _UncleanKeyError(Exception):
+    """Decoding that starts at this key frame's timestamp gives damaged frames: they refer to what was before it."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
 
 
 class PyAVReader:
@@ -57,12 +65,26 @@ class PyAVReader:
             return np.zeros((0, *self.size, 3), np.uint8)
         if self._index.stamps is not None:
             try:
-                return self._collect(wanted, places, self._timed(wanted, self._index.stamps))
+                return self._from_clean_keys(wanted, places, self._index.stamps)
             except _WrongIndexError:
                 due = self._index.times[wanted]
                 self._index = video_index(self._path, counted=True)
                 wanted = self._shown_at(due, wanted)
         return self._collect(wanted, places, self._counted(wanted))
+
+    def _from_clean_keys(
+        self, wanted: NDArray[np.int64], places: NDArray[np.int64], stamps: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """The frames; key frames that are none (recovery points of H.264, say) are found by their damage, and left."""
+        index = self._index
+        try:
+            return self._collect(wanted, places, self._timed(wanted, stamps))
+        except _UncleanKeyError as unclean:
+            self._index = replace(index, keys=index.keys[:1])  # from the beginning, where damage is the file's
+            clip = self._collect(wanted, places, self._timed(wanted, stamps))
+            self._index = replace(index, keys=index.keys[index.keys != unclean.key])
+            keep_index(self._path, self._index)
+            return clip
 
     def _shown_at(self, due: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers in the new list of frames that had other ones in the list before."""
@@ -95,11 +117,12 @@ class PyAVReader:
         keys = self._index.keys
         frames: Iterator[VideoFrame] | None = None
         following = 0  # number of the frame that comes next
+        began = int(keys[0])  # the key frame that decoding started at
         for n in wanted.tolist():
             key = int(keys[np.searchsorted(keys, stamps[n], side="right") - 1])
             first = int(np.searchsorted(stamps, key))  # shown first after that key frame
             if frames is None or first > following + _FRAMES_WORTH_A_SEEK:
-                frames, following = self._from_key(key), first
+                frames, following, began = self._from_key(key), first, key
             for frame in frames:
                 number = int(np.searchsorted(stamps, _NEVER if frame.pts is None else frame.pts))
                 if number < following and following == first:  # shown before the key frame, but coded after it
@@ -107,6 +130,8 @@ class PyAVReader:
                 if number != following or frame.pts != stamps[number]:
                     raise _WrongIndexError
                 if frame.is_corrupt:
+                    if began != keys[0]:
+                        raise _UncleanKeyError(began)
                     raise UndecodableVideoError(
                         f"{self._path} cannot be decoded at frame {n}: frame {number} is damaged"
                     )
