@@ -39,6 +39,8 @@ class Preprocessing:
     sampling_rate: int = field(default=4, kw_only=True)  # dense: spacing of the frames, in frames at target_fps
     target_fps: float = field(default=30.0, kw_only=True)
     test_views: int = field(default=1, kw_only=True)  # clips of a video, spread over it, whose scores are averaged
+    # Whether the last of several views ends with the video; False: they begin at equal parts of it.
+    offset_sampling: bool = field(default=True, kw_only=True)
     test_crops: int = field(default=1, kw_only=True)  # 1: the centre; 3: both ends of the longer side too
 
     def to_dict(self) -> dict[str, object]:

@@ -73,6 +73,7 @@ def clip_preprocessing(cfg: CfgNode, own: Preprocessing) -> Preprocessing:
         target_fps=cfg.DATA.TARGET_FPS if dense else own.target_fps,
         test_views=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         test_crops=crops,
+        offset_sampling=cfg.DATA.USE_OFFSET_SAMPLING if dense else own.offset_sampling,
     )
 
 
@@ -92,7 +93,7 @@ def clip_sampling(cfg: CfgNode, preprocessing: Preprocessing) -> ClipSampling:
         rate=preprocessing.sampling_rate,
         target_fps=preprocessing.target_fps,
         fps_jitter=cfg.DATA.TRAIN_JITTER_FPS,
-        offset=cfg.DATA.USE_OFFSET_SAMPLING,
+        offset=preprocessing.offset_sampling,
     )
 
 
@@ -107,6 +108,7 @@ _PREPARED_BY = {
     "sampling_rate": "DATA.SAMPLING_RATE",
     "target_fps": "DATA.TARGET_FPS",
     "test_views": "TEST.NUM_ENSEMBLE_VIEWS",
+    "offset_sampling": "DATA.USE_OFFSET_SAMPLING",
     "test_crops": "TEST.NUM_SPATIAL_CROPS",
     "crop_fraction": "DATA.VAL_CROP_RATIO",
     "crop_mode": "DATA.VAL_CROP_MODE",
@@ -118,6 +120,7 @@ _FOLLOWS = {
     "crop_mode": "test_crops",
     "sampling_rate": "clip_sampling",
     "target_fps": "clip_sampling",
+    "offset_sampling": "clip_sampling",
 }
 
 

@@ -115,14 +115,16 @@ def middle_clip(source: Source, described: Preprocessing) -> Tensor:
         described: what the network takes.
     """
     with open_clip(source, described) as clip:
-        (numbers,) = _views(clip, described, 1)
-        pixels = _crops(clip.video, numbers, replace(described, test_crops=1))
+        one_view = replace(described, test_crops=1, offset_sampling=True)
+        (numbers,) = _views(clip, one_view, 1)
+        pixels = _crops(clip.video, numbers, one_view)
     return normalised_clips(pixels, described)[0]
 
 
 def _sampling(described: Preprocessing) -> ClipSampling:
-    assert described.frames is not None
-    return ClipSampling(described.frames, described.clip_sampling, described.sampling_rate, described.target_fps)
+    d = described
+    assert d.frames is not None
+    return ClipSampling(d.frames, d.clip_sampling, d.sampling_rate, d.target_fps, offset=d.offset_sampling)
 
 
 def _views(clip: ClipSource, described: Preprocessing, views: int) -> list[tuple[int, ...]]:

@@ -50,7 +50,7 @@ PROTOCOL = {
 # Of all clips, in results.
 PREPARED = (
     *("input_size", "crop_fraction", "crop_mode", "interpolation", "mean", "std", "frames", "clip_sampling"),
-    *("sampling_rate", "target_fps", "test_views", "test_crops"),
+    *("sampling_rate", "target_fps", "test_views", "offset_sampling", "test_crops"),
 )
 CHOSEN_ON_TEST = "The best checkpoint was chosen on these same videos: that flatters the model."
 
@@ -254,7 +254,7 @@ def pick_examples(
     task: VideoClassification, videos: VideoList, measured: Measured, names: Sequence[str]
 ) -> dict[str, list[Classified]]:
     """The mistakes the network is surest of, and videos spread evenly over the whole list; each by four frames."""
-    middle = task.views_of(videos, replace(task.preprocessing, test_views=1, test_crops=1))
+    middle = task.views_of(videos, replace(task.preprocessing, test_views=1, test_crops=1, offset_sampling=True))
     probability, predicted = measured.scores.max(dim=1)
 
     def tile(place: int) -> list[Classified]:

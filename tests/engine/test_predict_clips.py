@@ -66,11 +66,12 @@ def in_order(result: object) -> list[float]:
     return [p for _, p in sorted(zip(result.indices, result.probabilities, strict=True))]
 
 
-def test_the_probabilities_are_the_mean_over_the_views_of_the_protocol():
-    model = ReadsFrames(test_views=3)
+@pytest.mark.parametrize("offset", [True, False])
+def test_the_probabilities_are_the_mean_over_the_views_of_the_protocol(offset):
+    model = ReadsFrames(test_views=3, offset_sampling=offset)
     result = predict(counting(40), model)
-    times = np.arange(40) / 10
-    views = [view_clip(ClipSampling(4, "dense", 2, 10.0), times, 10.0, view, 3).tolist() for view in range(3)]
+    times, sampling = np.arange(40) / 10, ClipSampling(4, "dense", 2, 10.0, offset=offset)
+    views = [view_clip(sampling, times, 10.0, view, 3).tolist() for view in range(3)]
     assert len({tuple(view) for view in views}) == 3
     assert set(model.shown) >= {tuple(view) for view in views}
     assert in_order(result) == pytest.approx(model.expected(views), abs=1e-5)
@@ -198,7 +199,7 @@ def test_four_hundred_classes_of_clips_without_names_are_those_of_kinetics():
 
 
 def test_the_clip_in_the_middle_is_what_the_network_sees_of_one_view():
-    described = ReadsFrames(test_views=5, test_crops=3).preprocessing
+    described = ReadsFrames(test_views=5, test_crops=3, offset_sampling=False).preprocessing
     levels = 255 * middle_clip(counting(40), described).mean(dim=(0, 2, 3))
     assert levels.round().tolist() == [16, 18, 20, 23]
 

@@ -168,7 +168,7 @@ class VideoClassification(Classification[ClipBatch]):
 
     def _validation_batches(self) -> Iterator[ClipBatch]:
         assert self.splits.validation is not None
-        one_view = replace(self.preprocessing, test_views=1, test_crops=1)
+        one_view = replace(self.preprocessing, test_views=1, test_crops=1, offset_sampling=True)
         for batch in self.view_batches(self.splits.validation, one_view, self._eval_batch):
             yield ClipBatch(batch.clips.flatten(0, 1), batch.labels, 0, batch.indices, batch.bad)
 
