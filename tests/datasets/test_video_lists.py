@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -274,6 +275,9 @@ def test_testing_takes_the_validation_part_where_there_is_no_other(tmp_path):
     assert video_splits(tmp_path, training=False, testing=True).validation_is_test
     write(tmp_path / "test.txt", "c.mp4 run\n")
     assert video_splits(tmp_path, training=True, testing=True).validation_is_test, "the same videos again"
+    write(tmp_path / "val.csv", "c.mp4 run\na.mp4 wave\n")
+    write(tmp_path / "test.txt", "a.mp4 wave\nc.mp4 run\n")
+    assert video_splits(tmp_path, training=True, testing=True).validation_is_test, "in another order"
     (tmp_path / "val.csv").unlink()
     with pytest.raises(UserError, match=r"neither a list val.csv .* nor class folders val/CLASS/"):
         video_splits(tmp_path, training=True, testing=False)
@@ -290,6 +294,15 @@ def test_parts_may_be_class_folders_and_lists_come_first(tmp_path):
     write(tmp_path / "train.csv", "train/wave/b.mp4 wave\n")
     with pytest.raises(UserError, match=r"train.csv and train.txt: remove all but one"):
         video_splits(tmp_path, training=True, testing=False)
+
+
+def test_files_of_the_same_names_in_val_and_test_folders_are_not_the_same_videos(tmp_path):
+    for part in ("train", "val", "test"):
+        videos(tmp_path / part, "run/1.mp4", "wave/1.mp4")
+    assert not video_splits(tmp_path, training=True, testing=True).validation_is_test
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "test").symlink_to("val")
+    assert video_splits(tmp_path, training=True, testing=True).validation_is_test, "the same folder by another name"
 
 
 def test_a_label_file_names_the_classes_of_lists_and_folders(tmp_path):
