@@ -55,16 +55,17 @@ class ViewBatch(NamedTuple):
 class _Videos:
     """A list of videos and the decoder, and what is to be done about bad ones."""
 
-    def __init__(self, videos: VideoList, decoder: str, on_bad: str) -> None:
+    def __init__(self, videos: VideoList, decoder: str, on_bad: str, folder_fps: float) -> None:
+        """``folder_fps``: of folders of frames, which say nothing of times, as in prediction."""
         if on_bad not in ON_BAD_VIDEO:
             raise UserError(f"DATA.ON_BAD_VIDEO is one of {', '.join(ON_BAD_VIDEO)}, not {on_bad!r}")
-        self.videos, self.decoder, self.on_bad = videos, decoder, on_bad
+        self.videos, self.decoder, self.on_bad, self.folder_fps = videos, decoder, on_bad, folder_fps
 
     def open(self, index: int) -> VideoReader:
         """Raises :class:`UndecodableVideoError` also for what is not there or may not be read."""
         path = self.videos.path(index)
         try:
-            return open_video(path, self.decoder)
+            return open_video(path, self.decoder, folder_fps=self.folder_fps)
         except UndecodableVideoError:
             raise
         except UserError as error:
@@ -113,7 +114,7 @@ class TrainingClips(Dataset[ClipBatch | UserError]):
         one. ``replace``: others of the list, chosen at random, are tried in its place. Either way the batch tells of
         it.
         """
-        self._videos = _Videos(videos, decoder, on_bad)
+        self._videos = _Videos(videos, decoder, on_bad, sampling.target_fps)
         self.sampling, self.augmentation, self.seed, self.views = sampling, augmentation, seed, views
 
     def __len__(self) -> int:
@@ -198,7 +199,7 @@ class EvaluationViews(Dataset[ViewBatch | UserError]):
         on_bad: str = "raise",
     ) -> None:
         """Views and crops are ``preprocessing.test_views`` and ``test_crops``."""
-        self._videos = _Videos(videos, decoder, on_bad)
+        self._videos = _Videos(videos, decoder, on_bad, sampling.target_fps)
         self.sampling, self.preprocessing = sampling, preprocessing
 
     def __len__(self) -> int:

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Subset
-from videos import frame_numbers, truncate, write_video
+from videos import frame_numbers, numbered_frames, truncate, write_video
 
 from stvit.datasets import EpochBatchSampler, batch_loader
 from stvit.datasets.image_transforms import seeded
@@ -163,6 +164,21 @@ def test_frames_decoded_in_parts_make_the_same_clip(videos, monkeypatch):
 # Evaluation
 
 
+def test_a_folder_of_frames_is_a_video_of_the_target_speed(tmp_path):
+    """As prediction takes it: its frames say nothing of times."""
+    (tmp_path / "frames").mkdir()
+    for t, frame in enumerate(numbered_frames(40)):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{t:03}.png")
+    (tmp_path / "test.csv").write_text("frames 0\n")
+    listed = read_video_list(tmp_path / "test.csv")
+    for target in (10.0, 25.0):
+        slow = dataclasses.replace(SAMPLING, target_fps=target)
+        (clips,) = views(EvaluationViews(listed, slow, CENTRE), 0).clips
+        assert [frame_numbers(shown_clip(clip)) for clip in clips] == [[s, s + 5, s + 10, s + 15] for s in (0, 12, 24)]
+        (clip,) = batch(TrainingClips(listed, slow, PLAIN), (0, 0)).clips
+        assert np.diff(frame_numbers(shown_clip(clip))).tolist() == [5, 5, 5]
+
+
 def test_a_video_is_evaluated_with_all_its_views(videos):
     made = views(EvaluationViews(videos, SAMPLING, CENTRE), 5, 0, 3)
     assert made.clips.shape == (3, 3, 3, 4, 24, 32)
@@ -200,7 +216,7 @@ def test_a_video_is_opened_once_and_each_frame_decoded_once(videos, monkeypatch)
     opened, read = [], []
     real = module.open_video
 
-    def recording(path, decoder):
+    def recording(path, decoder, **options):
         reader = real(path, decoder)
         opened.append(path)
         whole = reader.read
