@@ -197,6 +197,10 @@ def write_frames(folder: Path, videos: Sequence[Video], fold: Fold, names: Seque
     for part in ("train", "val"):
         for name in names:  # a rare class may be missing from validation
             (folder / part / name).mkdir(parents=True, exist_ok=True)
+        # Of a stopped run with other folds, whose training videos may be tested now.
+        own = {frame_file(folder, part, names, videos[k], k, t) for k in getattr(fold, part) for t in range(FRAMES)}
+        for other in set((folder / part).glob("*/*.png")) - own:
+            other.unlink()
         for index in getattr(fold, part):
             if not (last := frame_file(folder, part, names, videos[index], index, FRAMES - 1)).exists():
                 for t, frame in enumerate(spread_frames(videos[index].file)[1:]):

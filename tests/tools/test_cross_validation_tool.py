@@ -83,6 +83,20 @@ def test_no_two_parts_of_a_fold_share_a_group_and_each_has_its_share_of_the_clas
     assert folds != tool.module.grouped_folds(listed, 3, seed=2)
 
 
+def test_frames_of_a_stopped_run_with_other_folds_do_not_stay_among_those_to_train_on(
+    tool: ToolCall, videos: Path, tmp_path: Path
+) -> None:
+    listed, names = tool.module.read_list(videos, ("file", "label", "patient"), ["rare"])
+    before, fold = (tool.module.grouped_folds(listed, 2, seed)[0] for seed in (1, 2))
+    assert set(before.train) & set(fold.test)
+    for made in (before, fold):
+        tool.module.write_frames(tmp_path / "images", listed, made, names)
+    for part, own in (("train", fold.train), ("val", fold.val)):
+        files = list((tmp_path / "images" / part).glob("*/*.png"))
+        assert {int(file.name.partition("_")[0]) for file in files} == set(own)
+        assert len(files) == 8 * len(own)
+
+
 def test_a_mistake_is_one_line_that_says_the_way_out(tool: ToolCall, videos: Path, tmp_path: Path) -> None:
     words = ["--cfg", "none.yaml", "--output", tmp_path / "out"]
     for more, said in (
