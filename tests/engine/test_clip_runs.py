@@ -317,6 +317,18 @@ def test_a_batch_without_any_clip_has_no_loss_and_gradients_of_zero(task_of, lis
     assert "no videos" in task.describe(batch)
 
 
+def test_a_batch_without_any_clip_teaches_batch_norms_nothing(task_of):
+    batch = next(iter(task_of().train_batches(0, 0)))
+    empty = batch._replace(clips=batch.clips[:0], labels=batch.labels[:0], indices=batch.indices[:0])
+    model = torch.nn.Sequential(torch.nn.BatchNorm3d(3), torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loss = task_of().loss(model.train(), empty)
+    loss.backward()
+    assert loss.item() == 0
+    assert model[0].weight.grad is not None
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def image_weights(path):
     """Weights of an image network for five classes."""
     torch.manual_seed(1)

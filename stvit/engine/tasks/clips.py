@@ -94,7 +94,8 @@ class VideoClassification(Classification[ClipBatch]):
         if self.splits.train is not None:
             notes += unseen_classes(self.splits.train, self.splits.classes, self.num_classes)
         if self.splits.test is not None and self.splits.validation_is_test:
-            notes.append(f"There is no test list in {self.root}: {self.splits.test.source.name} is evaluated.")
+            tested = self.splits.test.source.name
+            notes.append(f"{self.root} has no test videos apart from those of validation: {tested} is evaluated.")
         return notes
 
     def train_batches(self, epoch: int, start_batch: int) -> Iterator[ClipBatch]:
@@ -131,8 +132,12 @@ class VideoClassification(Classification[ClipBatch]):
         empty one the loss is 0, and still the network's, because other processes wait for its gradients.
         """
         if not len(batch.clips):
+            statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]
             # Two, because batch norms refuse one.
-            return model(torch.zeros(2, *batch.clips.shape[1:], device=self.device)).float().sum() * 0.0
+            loss = model(torch.zeros(2, *batch.clips.shape[1:], device=self.device)).float().sum() * 0.0
+            for buffer, before in statistics:  # which nothing was learnt for
+                buffer.data.copy_(before)
+            return loss
         clips, targets = self.on_device(batch)
         return self._cross_entropy(model, batch, erased(clips, *self._erasing, self._erasing_seeds(batch)), targets)
 
