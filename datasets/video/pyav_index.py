@@ -344,6 +344,8 @@ def refuse_for(decoder: str, path: Path, index: VideoIndex) -> None:
 def _refuse_incomplete(path: Path) -> None:
     """Encrypted files decode to noise, and a download that broke off to a part of the video."""
     size = path.stat().st_size
+    if size == 0:
+        raise UndecodableVideoError(f"{path} cannot be decoded: it is empty (0 bytes)")
     with path.open("rb") as file:
         head = file.read(12)
         if head.startswith((b"#EXTM3U", b"ffconcat")):
@@ -362,7 +364,7 @@ def _refuse_incomplete(path: Path) -> None:
 
 
 def _boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
-    """Of an .mp4 or .mov (ISO 14496-12): where its last box of pictures ends, and whether a track is encrypted."""
+    """Of an .mp4 or .mov (ISO 14496-12): where its pictures and their index end, and whether a track is encrypted."""
     end, position, encrypted = 0, 0, False
     while position + 8 <= size:
         file.seek(position)
@@ -378,7 +380,7 @@ def _boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
         if length < 8:  # 0: up to the end of the file
             break
         position += length
-        if kind == b"mdat":
+        if kind in (b"mdat", b"moov"):
             end = max(end, position)
     return end, encrypted
 

@@ -33,7 +33,9 @@ def written(path: Path, **how: object) -> Path:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_files_that_hold_no_video_are_refused(decoder, tmp_path):
     pytest.importorskip(decoder, exc_type=(ImportError, OSError, RuntimeError)) if decoder != "auto" else None
-    for name, content in (("empty.mp4", b""), ("text.mp4", b"path label\n" * 50), ("noise.avi", bytes(range(256)) * 9)):
+    (tmp_path / "empty.mp4").touch()
+    assert "cannot be decoded: it is empty" in refusal(tmp_path / "empty.mp4", decoder)
+    for name, content in (("text.mp4", b"path label\n" * 50), ("noise.avi", bytes(range(256)) * 9)):
         path = tmp_path / name
         path.write_bytes(content)
         assert "cannot be decoded: Invalid data" in refusal(path, decoder)
@@ -51,6 +53,8 @@ def test_a_file_that_breaks_off_before_its_header_says_is_refused(tmp_path):
     fast = written(tmp_path / "a.mp4", container={"movflags": "faststart"})
     assert "is cut off: it has" in refusal(truncate(fast, 0.6))
     assert "is cut off: it has" in refusal(truncate(written(tmp_path / "a.avi"), 0.6))
+    index = written(tmp_path / "b.mp4")  # at the end of the file
+    assert "is cut off: it has" in refusal(truncate(index, (index.stat().st_size - 50) / index.stat().st_size))
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.ts", "a.mpg"])
