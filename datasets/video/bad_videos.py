@@ -60,10 +60,12 @@ class BadVideos:
             self.causes.update(new)
         if bad and len(self) > self.total * self.max_percent / 100:
             name, cause = next(iter(self.causes.items()))
-            where = f", all in {self.file}" if self.file is not None else ""
+            where = f" (all in {self.file})" if self.file is not None else ""
+            first = cause if name in cause else f"{name}: {cause}"
             raise UserError(
                 f"{len(self)} of {self.total} videos cannot be used, more than DATA.MAX_BAD_PERCENT "
-                f"{self.max_percent:g} allows; the first is {name}: {cause}{where}"
+                f"{self.max_percent:g} allows{where}; the first is {first}; raise it, or take the list without them "
+                "that tools/check_data.py writes"
             )
 
     def _append(self, rows: Iterable[tuple[str, str]]) -> None:

@@ -65,9 +65,7 @@ def test_more_than_the_cap_stop_the_run_and_name_the_first(tmp_path):
     file = tmp_path / "bad_videos.csv"
     ledger = BadVideos(file, 200, 1.0)
     ledger.note([video(1, "no video stream"), video(2)])  # exactly one percent
-    with pytest.raises(
-        UserError, match=r"^3 of 200 videos .*MAX_BAD_PERCENT 1 .*clips/1.mp4: no video stream, all in "
-    ):
+    with pytest.raises(UserError, match=r"^3 of 200 videos .*MAX_BAD_PERCENT 1 .*bad_videos.csv.*clips/1.mp4: no"):
         ledger.note([video(9)])
     assert rows(file)[-1][0] == "clips/9.mp4"
     resumed = BadVideos(file, 200, 1.0)
@@ -75,6 +73,11 @@ def test_more_than_the_cap_stop_the_run_and_name_the_first(tmp_path):
     with pytest.raises(UserError, match=r"^3 of 200 videos"):
         resumed.note([video(9)])
     BadVideos(file, 200, 2.0).note([video(9)])
+
+
+def test_a_cause_that_names_its_video_is_not_said_to_be_of_it_again():
+    with pytest.raises(UserError, match=r"the first is data/clips/1\.mp4 is cut off;"):
+        BadVideos(None, 1, 1.0).note([video(1, "data/clips/1.mp4 is cut off")])
 
 
 def test_without_a_file_the_cap_still_counts():
