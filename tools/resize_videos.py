@@ -107,6 +107,8 @@ def _begin(source: Path, output: Path, settings: dict[str, int]) -> None:
     folder = source if source.is_dir() else source.parent
     if output.resolve() == folder.resolve():
         raise UserError(f"--output {output} is where the videos are: name another folder")
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--output {output} is in {source}, whose videos it would become: name a folder beside it")
     note = output / "resize_videos.json"
     if note.exists():
         before = json.loads(note.read_text())

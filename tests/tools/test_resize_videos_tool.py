@@ -181,6 +181,7 @@ def test_mistakes_are_one_line_and_status_2(resize, tmp_path):
     for words, said in (
         ([tmp_path / "gone", "--output", tmp_path / "out"], "there is no"),
         ([tmp_path / "in", "--output", tmp_path / "in"], "where the videos are"),
+        ([tmp_path / "in", "--output", tmp_path / "in/small"], "name a folder beside it"),
         ([tmp_path / "in", "--output", tmp_path / "other"], "holds other files"),
         ([tmp_path / "in", "--output", tmp_path / "in/a.mp4"], "is a file"),
         ([tmp_path / "in", "--output", tmp_path / "out", "--short-side", 0], "--short-side 0"),
