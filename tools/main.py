@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cfg", metavar="FILE", required=True, help="YAML file of settings; see configs/")
     parser.add_argument("--dry-run", action="store_true", help="try a few batches, and say how long the run will take")
     parser.add_argument("settings", metavar="KEY VALUE", nargs="*", help="settings that differ from the file's")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # an option may stand among the settings
 
     from stvit.config import load_config  # after the options, so that --help does not wait for torch
     from stvit.engine.distributed import is_launched, refuse_missing_gpus

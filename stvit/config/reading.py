@@ -154,7 +154,7 @@ def apply_settings(cfg: CfgNode, settings: Iterable[Setting]) -> dict[str, str]:
             raise UserError(f"{setting.place}: no setting is named {setting.key!r}{nearest(setting.key, names)}")
         elif isinstance(node[name], CfgNode):
             if setting.value is not None:  # an empty group in a file is one whose lines are all commented out
-                raise UserError(f"{setting.place}: {setting.key} is a group of settings, not one that has a value")
+                raise UserError(f"{setting.place}: {setting.key} is a group of settings; set {setting.key}.NAME")
             continue
         else:
             node[name] = _convert(setting, node[name])

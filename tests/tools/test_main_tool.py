@@ -69,6 +69,8 @@ def test_help_shows_an_example_and_the_exit_statuses(main, capsys):
         (("TRAIN.BATCH_SIZE", "many"), "a whole number"),
         (("SOLVER.MAX_EPOCH", "-3"), "at least 1"),
         (("MODEL.NAME", "mixvit"), "no model is named"),
+        (("MODEL.ARGS", "{depth: 2}"), "set MODEL.ARGS.NAME"),
+        (("TRAIN.BATCH_SIZE", "4", "--dry-run", "TRAIN.BATCHSIZE", "4"), "'TRAIN.BATCH_SIZE'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(main, capsys, config, arguments, named):
