@@ -29,16 +29,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from stvit import cli
 from stvit.checkpoint import model_from_checkpoint
-from stvit.cli import ArgumentParser, run
 from stvit.config import load_config
 from stvit.datasets.image_transforms import evaluation_transform
 from stvit.datasets.video.reading import open_video
-from stvit.engine.run import run as run_engine
+from stvit.engine.run import run
+from stvit.engine.signals import Stopped
 from stvit.errors import UserError, nearest
 from stvit.metrics.accuracy import ClassMetrics
 from stvit.model import Model
@@ -69,7 +71,7 @@ class Fold(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and test every fold, and pool."""
-    parser = ArgumentParser(__doc__)
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--list", required=True, type=Path, help="CSV file with a header, a line for each video")
     parser.add_argument("--file-column", default="file", help="heading of the paths (default: file)")
     parser.add_argument("--label-column", default="label", help="heading of the classes (default: label)")
@@ -161,6 +163,15 @@ def write_lists(folder: Path, videos: Sequence[Video], fold: Fold, names: Sequen
         lines.writerows((videos[k].file.resolve(), videos[k].label) for k in getattr(fold, part))
         files[f"{part}.csv"] = table.getvalue()
     replace_files({folder / name: content.encode() for name, content in files.items()})
+
+
+def run_engine(cfg: CfgNode) -> None:
+    """Train and test; a signal ends the tool as it ends ``tools/main.py``, and the same command goes on."""
+    try:
+        run(cfg)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
 
 
 # ---- A fold -------------------------------------------------------------------------------------------------------
@@ -273,4 +284,4 @@ def pooled(labels: dict[int, int], truth: Tensor, classes: int) -> ClassMetrics:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(cli.run(main))
