@@ -64,8 +64,8 @@ class BadVideos:
             first = cause if name in cause else f"{name}: {cause}"
             raise UserError(
                 f"{len(self)} of {self.total} videos cannot be used, more than DATA.MAX_BAD_PERCENT "
-                f"{self.max_percent:g} allows{where}; the first is {first}; raise it, or take the list without them "
-                "that tools/check_data.py writes"
+                f"{self.max_percent:g} allows{where}; the first is {first}; raise the cap, or take the list without "
+                "them that tools/check_data.py writes"
             )
 
     def _append(self, rows: Iterable[tuple[str, str]]) -> None:

@@ -83,6 +83,8 @@ def printable(text: str) -> str:
 def _text(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a list of videos")
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and is empty when a list is read again
+        raise UserError(f"{path} is neither a file nor a folder: write the list into a file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -124,6 +124,9 @@ def test_missing_lists_and_folders_in_their_place_are_named(tmp_path):
         read_video_list(tmp_path / "train.csv")
     with pytest.raises(UserError, match="is a folder"):
         read_video_list(tmp_path)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        read_video_list(tmp_path / "pipe.csv")
 
 
 def test_names_of_classes_let_a_list_have_names_and_numbers(tmp_path):
