@@ -39,6 +39,7 @@ class ClipBatch(NamedTuple):
     labels: Tensor  # int64 (B,)
     epoch: int
     indices: Tensor  # int64 (B,), numbers in the list; of a replaced video that of the one which is shown
+    views: Tensor  # int64 (B,), which of the epoch's clips of its video each is, from 0
     bad: tuple[BadVideo, ...]
 
 
@@ -127,21 +128,24 @@ class TrainingClips(Dataset[ClipBatch | UserError]):
         """A batch; or the mistake that a video is, which a loader's worker hands over instead of a traceback."""
         clips: list[Tensor] = []
         indices: list[int] = []
+        views: list[int] = []
         bad: list[BadVideo] = []
         epoch = 0
         for key in keys:
             epoch, index = key if isinstance(key, tuple) else (0, key)
+            repeat, index = divmod(index, len(self))
             try:
-                found = self._sample(epoch, *divmod(index, len(self)), bad)
+                found = self._sample(epoch, repeat, index, bad)
             except UserError as error:
                 return error
             if found is not None:
                 clips += found[0]
                 indices += [found[1]] * self.views
+                views += range(repeat * self.views, (repeat + 1) * self.views)
         shown = torch.tensor(indices, dtype=torch.int64)
         labels = torch.from_numpy(self._videos.videos.labels)[shown]
-        return ClipBatch(_stacked(clips, (self.sampling.frames, *self.augmentation.size)), labels, epoch, shown,
-                         tuple(bad))  # fmt: skip
+        pixels = _stacked(clips, (self.sampling.frames, *self.augmentation.size))
+        return ClipBatch(pixels, labels, epoch, shown, torch.tensor(views, dtype=torch.int64), tuple(bad))
 
     def _sample(self, epoch: int, repeat: int, index: int, bad: list[BadVideo]) -> tuple[list[Tensor], int] | None:
         """The views of a video, and the number of the video that they show."""

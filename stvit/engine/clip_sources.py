@@ -66,9 +66,10 @@ def open_clip(source: Source, described: Preprocessing, sequence: int | None = N
     """Open what a network of clips classifies; closed again after the ``with`` block.
 
     * a video file, GIFs too: its frames, each at its own time.
-    * a folder of images, an array, a tensor, an ``.npy`` or ``.npz`` file, a GIF that says nothing of times
-      (:func:`stvit.datasets.frame_sources.read_frames`): frames without times. As many as the network takes are the
-      clip itself; any other number is a video of ``described.target_fps`` frames a second.
+    * a folder of images: a video of ``described.target_fps`` frames a second, as in training.
+    * an array, a tensor, an ``.npy`` or ``.npz`` file, a GIF that says nothing of times
+      (:func:`stvit.datasets.frame_sources.read_frames`): as many frames as the network takes are the clip itself; any
+      other number is a video of ``described.target_fps`` frames a second.
 
     Args:
         source: one of these.
@@ -97,12 +98,7 @@ def open_clip(source: Source, described: Preprocessing, sequence: int | None = N
             "array; images are for networks of images"
         )
     with open_video(path, folder_fps=described.target_fps) as video:
-        count = len(video.times)
-        if not path.is_dir() or count != described.frames:
-            yield ClipSource(video, str(path), False)
-            return
-    with open_video(path, folder_fps=_fps(count, described)) as video:
-        yield ClipSource(video, str(path), True)
+        yield ClipSource(video, str(path), False)
 
 
 def is_frame_folder(folder: Path) -> bool:

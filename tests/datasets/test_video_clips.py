@@ -105,12 +105,14 @@ def test_numbers_above_the_list_are_other_clips_of_the_same_videos(videos):
     """As the sampler counts the copies of a video under AUG.REPEATS."""
     made = batch(TrainingClips(videos, SAMPLING, PLAIN), *((0, 5 + 6 * repeat) for repeat in range(8)))
     assert set(made.indices.tolist()) == {5}
+    assert made.views.tolist() == list(range(8))
     assert len({frame_numbers(shown_clip(clip))[0] for clip in made.clips}) > 3
 
 
 def test_a_clip_depends_on_seed_epoch_and_video_alone(videos):
     dataset = TrainingClips(videos, SAMPLING, RECIPE, seed=7, views=2)
     together = batch(dataset, (3, 4), (3, 1), (3, 0))
+    assert together.views.tolist() == [0, 1] * 3
     with seeded(99):
         alone = batch(dataset, (3, 1))
     assert torch.equal(alone.clips, together.clips[2:4])

@@ -135,15 +135,20 @@ def test_a_short_video_has_one_window_and_ends_with_repeats(count):
     assert window.probabilities == window.of_video == pytest.approx(result.probabilities)
 
 
-def test_as_many_frames_as_the_network_takes_are_the_clip(tmp_path):
+def test_as_many_frames_as_the_network_takes_are_the_clip():
     for sampling in ("dense", "segments"):
         model = ReadsFrames(clip_sampling=sampling)
         sources = [counting(4), torch.from_numpy(counting(4).copy()), counting(4) / 255]
-        sources += [as_folder(counting(4), tmp_path / sampling)]
         for source in sources:
             result = predict(source, model)
             assert result.duration == pytest.approx(0.8 if sampling == "dense" else 0.4)
         assert set(model.shown) == {(0, 1, 2, 3)}
+
+
+def test_a_folder_of_frames_is_sampled_as_in_training_however_many_they_are(tmp_path):
+    model = ReadsFrames()
+    predict(as_folder(counting(4), tmp_path / "x"), model)
+    assert set(model.shown) == {(0, 2, 3, 3)}  # every second one, as a video that ends too early
 
 
 def test_of_a_network_of_segments_the_whole_video_is_one_window():

@@ -143,12 +143,11 @@ class VideoClassification(Classification[ClipBatch]):
 
     def _erasing_seeds(self, batch: ClipBatch) -> list[int]:
         """One for each clip; a function of seed, epoch, video and view, as all that is random in a clip."""
-        seen: dict[int, int] = {}
-        seeds = []
-        for index in batch.indices.tolist():
-            seen[index] = seen.get(index, 0) + 1  # number 0 of a video is what mixing a batch draws from
-            seeds.append(sample_seed(self._seed, MIXING_STREAM, batch.epoch, index, seen[index]))
-        return seeds
+        # Number 0 of a video is what mixing a batch draws from.
+        return [
+            sample_seed(self._seed, MIXING_STREAM, batch.epoch, index, 1 + view)
+            for index, view in zip(batch.indices.tolist(), batch.views.tolist(), strict=True)
+        ]
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """As of images, on the centre view of each video; one that cannot be decoded is a mistake.
@@ -175,7 +174,8 @@ class VideoClassification(Classification[ClipBatch]):
         assert self.splits.validation is not None
         one_view = replace(self.preprocessing, test_views=1, test_crops=1, offset_sampling=True)
         for batch in self.view_batches(self.splits.validation, one_view, self._eval_batch):
-            yield ClipBatch(batch.clips.flatten(0, 1), batch.labels, 0, batch.indices, batch.bad)
+            only = torch.zeros_like(batch.indices)
+            yield ClipBatch(batch.clips.flatten(0, 1), batch.labels, 0, batch.indices, only, batch.bad)
 
     def test_batches(self, videos: VideoList) -> Iterator[ViewBatch]:
         """This process's share of the videos, each once with all its views; about TEST.BATCH_SIZE clips at once."""
