@@ -226,7 +226,8 @@ class ClipViewer:
     def __init__(self, folder: Path, cfg: CfgNode) -> None:
         model = model_from_checkpoint(folder / "clips" / "checkpoints" / "best.pt")
         assert isinstance(model, Backbone)
-        self.model, self.prepared = model, dataclasses.replace(model.preprocessing, test_views=1, test_crops=1, offset_sampling=True)
+        self.model = model
+        self.prepared = dataclasses.replace(model.preprocessing, test_views=1, test_crops=1, offset_sampling=True)
         videos = read_video_list(folder / "data" / "test.csv", classes=MOTIONS)
         self.views = EvaluationViews(videos, clip_sampling(cfg, self.prepared), self.prepared)
 

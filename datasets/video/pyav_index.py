@@ -52,6 +52,8 @@ class VideoIndex:
     container: str  # FFmpeg's name, its first one: mov, matroska, avi, mpegts, ...
     reordered: bool  # frames are coded in another order than shown (B-frames)
     leading: bool  # some frames coded after a key frame are shown before it (open GOP)
+    interlaced: bool  # its frames are two fields each
+    bits: int  # of a sample
     recovering: bool  # of H.264: after some key frames the first ones shown may still refer to what was before
 
 
@@ -302,6 +304,8 @@ class _Constant(TypedDict):
     size: tuple[int, int]
     mirrored: bool
     container: str
+    interlaced: bool
+    bits: int
 
 
 def _constant(container: InputContainer, stream: VideoStream, first: VideoFrame) -> _Constant:
@@ -313,6 +317,8 @@ def _constant(container: InputContainer, stream: VideoStream, first: VideoFrame)
         size=(first.width, first.height) if turns % 2 else (first.height, first.width),
         mirrored=mirrored,
         container=container.format.name.split(",")[0],
+        interlaced=bool(first.interlaced_frame),
+        bits=max((component.bits for component in first.format.components), default=8),
     )
 
 
@@ -337,6 +343,9 @@ def refuse_for(decoder: str, path: Path, index: VideoIndex) -> None:
         reason = ".avi files say nothing of the order in which B-frames are shown"
     elif index.leading or index.recovering:
         reason = "its groups of pictures are open"
+    elif index.interlaced or index.bits > 8:
+        kind = "interlaced frames" if index.interlaced else f"{index.bits} bits"
+        reason = f"it turns {kind} into other colours"
     if reason:
         raise UndecodableVideoError(f"{path} is not for {decoder}: {reason}; use auto")
 

@@ -131,7 +131,7 @@ def _decoder(translation: Translation) -> None:
         translation.say("DATA.DECODER", "pyav", key)
     elif not translation.is_default(key):
         translation.remarks.append(
-            f"{key} {translation.value(key)}: decoding is DATA.DECODER's, auto; all libraries give the same frames here"
+            f"{key} {translation.value(key)}: decoding is DATA.DECODER's, auto, which takes PyAV"
         )
 
 
