@@ -32,6 +32,7 @@ from stvit.cli import ArgumentParser, run
 from stvit.datasets.video.data_report import counted
 from stvit.datasets.video.file_processes import Lost, in_processes
 from stvit.datasets.video.list_lines import list_content, printable
+from stvit.datasets.video.lists import refuse_nowhere
 from stvit.datasets.video.parts import VideoPart, video_parts
 from stvit.datasets.video.reencode import reencode
 from stvit.errors import UserError
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = video_parts(
         options.source, prefix=options.prefix, separator=options.separator, unlabelled=options.unlabelled
     )
+    for part in parts:
+        refuse_nowhere(part.videos)
     targets = new_places(options.source, parts)
     _begin(options.source, options.output, {"short_side": options.short_side, "gop": options.gop})
     run = f".{socket.gethostname()}-{os.getpid()}.tmp"  # another run may work on the same folder

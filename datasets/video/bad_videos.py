@@ -21,6 +21,10 @@ class BadVideo(NamedTuple):
     name: str  # the path as the list writes it
     cause: str  # the first one, in one line
 
+    def __str__(self) -> str:
+        """Name and cause; mostly the cause names the file already."""
+        return self.cause if self.name in self.cause else f"{self.name}: {self.cause}"
+
 
 class BadVideos:
     """The videos that a run could not use, each with its first cause, in a file that a resumed run goes on with."""
@@ -61,7 +65,7 @@ class BadVideos:
         if bad and len(self) > self.total * self.max_percent / 100:
             name, cause = next(iter(self.causes.items()))
             where = f" (all in {self.file})" if self.file is not None else ""
-            first = cause if name in cause else f"{name}: {cause}"
+            first = BadVideo(0, name, cause)
             raise UserError(
                 f"{len(self)} of {self.total} videos cannot be used, more than DATA.MAX_BAD_PERCENT "
                 f"{self.max_percent:g} allows{where}; the first is {first}; raise the cap, or take the list without "

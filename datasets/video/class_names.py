@@ -26,13 +26,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: no such file, no names, one that comes twice, or numbers that are not those from 0 on.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path} is not a text file of class names (DATA.LABEL_FILE)")
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"there is no label file {path} (DATA.LABEL_FILE)") from None
     except PermissionError as error:
         raise UserError(f"{path} may not be read: {error.strerror}") from error
-    except (UnicodeDecodeError, IsADirectoryError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file of class names (DATA.LABEL_FILE)") from error
     names = _from_json(path, text) if text.lstrip()[:1] in ("{", "[") else _from_lines(path, text)
     if not names:

@@ -78,9 +78,11 @@ class _Videos:
         return BadVideo(index, self.videos.name(index), " ".join(str(error).split()))
 
     def refusal(self, index: int, error: UndecodableVideoError) -> UserError:
+        where = self.videos.where(index)
+        line = str(error) if where in str(error) else f"{where}: {error}"
         return UserError(
-            f"{self.videos.where(index)}: {error}; DATA.ON_BAD_VIDEO skip or replace trains without such videos, and "
-            "tools/check_data.py finds them all"
+            f"{line}; with DATA.ON_BAD_VIDEO skip or replace training does without such videos and a test counts them "
+            "as mistakes; tools/check_data.py finds them all"
         )
 
 

@@ -213,7 +213,7 @@ class _PartReader:
         if place.is_dir():
             return list_class_folders(place, classes)
         videos = read_video_list(place, root=self.prefix, separator=self.separator, classes=classes)
-        _refuse_nowhere(videos)
+        refuse_nowhere(videos)
         return videos
 
     def names(self, train: Path, tested: Path) -> tuple[str, ...] | None:
@@ -260,7 +260,7 @@ def _refuse_part(root: Path) -> None:
         )
 
 
-def _refuse_nowhere(videos: VideoList) -> None:
+def refuse_nowhere(videos: VideoList) -> None:
     """Raise :class:`UserError` if none of some paths of a list leads to anything: then all of them are wrong alike."""
     tried = range(0, len(videos), max(1, len(videos) // _TRIED))
     if any(videos.path(index).exists() for index in tried):

@@ -205,10 +205,9 @@ def bad_notes(measured: Measured, videos: VideoList) -> list[str]:
     """A line about videos that could not be decoded, if there are any."""
     if not measured.bad:
         return []
-    first = measured.bad[0]
     return [
-        f"{len(measured.bad)} of {len(videos)} videos cannot be decoded and count as mistakes, such as {first.name}: "
-        f"{first.cause}"
+        f"{len(measured.bad)} of {len(videos)} videos cannot be decoded and count as mistakes, such as "
+        f"{measured.bad[0]}"
     ]
 
 

@@ -318,6 +318,9 @@ def test_a_label_file_names_the_classes_of_lists_and_folders(tmp_path):
     assert splits.classes == ("jump", "wave", "run")
     with pytest.raises(UserError, match="there is no label file"):
         video_splits(tmp_path, training=True, testing=False, label_file=str(tmp_path / "gone.txt"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is not a text file of class names"):
+        video_splits(tmp_path, training=True, testing=False, label_file=str(tmp_path / "pipe"))
 
 
 def test_a_list_file_alone_can_be_tested_but_not_trained_on(tmp_path):

@@ -94,7 +94,7 @@ def write_video(
         streams = [(_video_stream(out, codec, fps, shown, pix_fmt, settings), shown)]
         if second is not None:
             streams.append((_video_stream(out, codec, fps, second, pix_fmt, settings), second))
-            streams[1][0].disposition = av.stream.Disposition(0)
+            streams[1][0].disposition = int(av.stream.Disposition(0))  # PyAV 14 takes no other
         sound = out.add_stream(_AUDIO.get(path.suffix, "aac"), rate=_RATE) if audio else None
         base = Fraction(1, 1000) / Fraction(fps)
         for stream, pictures in streams:

@@ -178,8 +178,10 @@ def test_mistakes_are_one_line_and_status_2(resize, tmp_path):
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in/a.mp4", 2)
     shutil.copytree(tmp_path / "in", tmp_path / "other")
+    (tmp_path / "lost.csv").write_text("nowhere/a.mp4 0\n")
     for words, said in (
         ([tmp_path / "gone", "--output", tmp_path / "out"], "there is no"),
+        ([tmp_path / "lost.csv", "--output", tmp_path / "out"], "DATA.PATH_PREFIX names another folder"),
         ([tmp_path / "in", "--output", tmp_path / "in"], "where the videos are"),
         ([tmp_path / "in", "--output", tmp_path / "in/small"], "name a folder beside it"),
         ([tmp_path / "in", "--output", tmp_path / "other"], "holds other files"),
