@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from stvit.datasets.video.pyav_index import refuse_for, undecodable, video_index
 from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
-from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
+from stvit.datasets.video.reading import Closing, UndecodableVideoError, refuse_other_times
 from stvit.errors import UserError
 
 _NAME = "decord"
 
 
-class DecordReader:
+class DecordReader(Closing):
     """See :class:`stvit.datasets.video.reading.VideoReader`.
 
     The list of frames is PyAV's. decord applies rotations but no mirroring, chooses among several video streams by
@@ -82,14 +80,6 @@ class DecordReader:
 
     def close(self) -> None:
         self._reader = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _cause(error: Exception) -> Exception:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from stvit.datasets.frame_sources import image_files, read_image
 from stvit.datasets.video.pyav_reader import checked_numbers
-from stvit.datasets.video.reading import UndecodableVideoError
+from stvit.datasets.video.reading import Closing, UndecodableVideoError
 from stvit.errors import UserError
 
 
-class FrameFolder:
+class FrameFolder(Closing):
     """See :class:`stvit.datasets.video.reading.VideoReader`; images in natural order, evenly spaced in time."""
 
     def __init__(self, folder: Path, fps: float) -> None:
@@ -54,14 +52,3 @@ class FrameFolder:
             return read_image(self._files[number])
         except UserError as error:
             raise UndecodableVideoError(str(error)) from error
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

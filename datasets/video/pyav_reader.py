@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from stvit.datasets.video.pyav_index import keep_index, open_stream, packets, picture, undecodable, video_index
-from stvit.datasets.video.reading import UndecodableVideoError
+from stvit.datasets.video.reading import Closing, UndecodableVideoError
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -34,7 +32,7 @@ class _UncleanKeyError(Exception):
         self.key = key
 
 
-class PyAVReader:
+class PyAVReader(Closing):
     """See :class:`stvit.datasets.video.reading.VideoReader`."""
 
     def __init__(self, path: Path) -> None:
@@ -182,14 +180,6 @@ class PyAVReader:
 
     def close(self) -> None:
         self._container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def mean_rate(times: NDArray[np.float64], declared: float) -> float:

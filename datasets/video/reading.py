@@ -24,6 +24,21 @@ class UndecodableVideoError(UserError):
     """A file that is no video, a broken one, or one without frames; names the file and the first cause."""
 
 
+class Closing:
+    """What is closed at the end of its ``with`` block."""
+
+    def close(self) -> None:
+        """Give back what is open; nothing is, unless a class says what."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class VideoReader(Protocol):
     """An open video. Frames are counted from 0 in the order in which they are shown; close it after use."""
 

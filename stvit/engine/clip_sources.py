@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
-from typing_extensions import Self
 
 from stvit.datasets.frame_sources import IMAGE_SUFFIXES, PILLOW_ERRORS, Frames
 from stvit.datasets.video.class_folders import holds_images
 from stvit.datasets.video.list_lines import VIDEO_SUFFIXES
-from stvit.datasets.video.reading import VideoReader, open_video
+from stvit.datasets.video.reading import Closing, VideoReader, open_video
 from stvit.engine.inference import Source, read_sequence
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
@@ -25,7 +23,7 @@ from stvit.preprocessing import Preprocessing
 _ARRAY_SUFFIXES = (".npy", ".npz")
 
 
-class FrameArray:
+class FrameArray(Closing):
     """Frames in memory as an open video; see :class:`stvit.datasets.video.reading.VideoReader`."""
 
     def __init__(self, frames: Frames, fps: float) -> None:
@@ -39,17 +37,6 @@ class FrameArray:
         chosen = np.moveaxis(self._frames[np.asarray(indices)], 1, -1)
         levels = chosen if chosen.dtype == np.uint8 else (255 * chosen).round().astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:3], 3)))
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
