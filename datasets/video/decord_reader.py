@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stvit.datasets.video.indexed_reader import IndexedReader
 from stvit.datasets.video.pyav_index import refuse_for, undecodable, video_index
-from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
-from stvit.datasets.video.reading import Closing, UndecodableVideoError, refuse_other_times
+from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
 from stvit.errors import UserError
 
 _NAME = "decord"
 
 
-class DecordReader(Closing):
+class DecordReader(IndexedReader):
     """See :class:`stvit.datasets.video.reading.VideoReader`.
 
     The list of frames is PyAV's. decord applies rotations but no mirroring, chooses among several video streams by
@@ -30,9 +29,9 @@ class DecordReader(Closing):
         except (ImportError, OSError) as error:
             raise UserError(f"DATA.DECODER {_NAME} is not installed: pip install decord, or use auto") from error
         decord.logging.set_level(decord.logging.QUIET)
-        self._path, self._errors = path, (decord.DECORDError, RuntimeError)
+        self._errors = (decord.DECORDError, RuntimeError)
         self._open = partial(decord.VideoReader, str(path), num_threads=1)
-        self._index = video_index(path)
+        super().__init__(path, video_index(path))
         refuse_for(_NAME, path, self._index)
         if self._index.streams > 1:
             raise UndecodableVideoError(
@@ -47,23 +46,7 @@ class DecordReader(Closing):
             raise undecodable(path, _cause(error), f" by {_NAME} (use auto)") from error
         refuse_other_times(path, _NAME, self._index.times, starts - starts[0])
 
-    @property
-    def times(self) -> NDArray[np.float64]:
-        return self._index.times
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._index.size
-
-    @property
-    def fps(self) -> float:
-        return mean_rate(self._index.times, self._index.rate)
-
-    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        numbers = checked_numbers(indices, len(self.times), self._path)
-        if not len(numbers):
-            return np.zeros((0, *self.size, 3), np.uint8)
-        wanted, places = np.unique(numbers, return_inverse=True)
+    def _decode(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         try:
             reader, self._reader = self._reader or self._open(), None
             batch = reader.get_batch(wanted.tolist())
@@ -76,7 +59,7 @@ class DecordReader(Closing):
             raise UndecodableVideoError(
                 f"{self._path}: {_NAME} gives frames of shape {clip.shape[1:]}, not {(*self.size, 3)}: use auto"
             )
-        return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
+        return clip
 
     def close(self) -> None:
         self._reader = None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stvit.datasets.frame_sources import image_files, read_image
-from stvit.datasets.video.pyav_reader import checked_numbers
+from stvit.datasets.video.indexed_reader import checked_numbers
 from stvit.datasets.video.reading import Closing, UndecodableVideoError
 from stvit.errors import UserError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stvit.datasets.video.indexed_reader import IndexedReader
 from stvit.datasets.video.pyav_index import keep_index, open_stream, packets, picture, undecodable, video_index
-from stvit.datasets.video.reading import Closing, UndecodableVideoError
+from stvit.datasets.video.reading import UndecodableVideoError
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -32,54 +33,35 @@ class _UncleanKeyError(Exception):
         self.key = key
 
 
-class PyAVReader(Closing):
+class PyAVReader(IndexedReader):
     """See :class:`stvit.datasets.video.reading.VideoReader`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._container, self._stream = open_stream(path)
         try:
-            self._index = video_index(path, (self._container, self._stream))
+            super().__init__(path, video_index(path, (self._container, self._stream)))
         except UndecodableVideoError:
             self._container.close()
             raise
 
-    @property
-    def times(self) -> NDArray[np.float64]:
-        return self._index.times
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._index.size
-
-    @property
-    def fps(self) -> float:
-        return mean_rate(self._index.times, self._index.rate)
-
-    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        numbers = checked_numbers(indices, len(self._index.times), self._path)
-        wanted, places = np.unique(numbers, return_inverse=True)
-        if not len(wanted):
-            return np.zeros((0, *self.size, 3), np.uint8)
+    def _decode(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self._index.stamps is not None:
             try:
-                return self._from_clean_keys(wanted, places, self._index.stamps)
+                return self._from_clean_keys(wanted, self._index.stamps)
             except _WrongIndexError:
                 due = self._index.times[wanted]
                 self._index = video_index(self._path, counted=True)
                 wanted = self._shown_at(due, wanted)
-        return self._collect(wanted, places, self._counted(wanted))
+        return self._collect(wanted, self._counted(wanted))
 
-    def _from_clean_keys(
-        self, wanted: NDArray[np.int64], places: NDArray[np.int64], stamps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
+    def _from_clean_keys(self, wanted: NDArray[np.int64], stamps: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The frames; key frames that are none (recovery points of H.264, say) are found by their damage, and left."""
         index = self._index
         try:
-            return self._collect(wanted, places, self._timed(wanted, stamps))
+            return self._collect(wanted, self._timed(wanted, stamps))
         except _UncleanKeyError as unclean:
             self._index = replace(index, keys=index.keys[:1])  # from the beginning, where damage is the file's
-            clip = self._collect(wanted, places, self._timed(wanted, stamps))
+            clip = self._collect(wanted, self._timed(wanted, stamps))
             self._index = replace(index, keys=index.keys[index.keys != unclean.key])
             keep_index(self._path, self._index)
             return clip
@@ -93,9 +75,7 @@ class PyAVReader(Closing):
             raise UndecodableVideoError(f"{self._path} cannot be decoded at frame {numbers[missing][0]}: it is missing")
         return found
 
-    def _collect(
-        self, wanted: NDArray[np.int64], places: NDArray[np.int64], frames: Iterator[VideoFrame]
-    ) -> NDArray[np.uint8]:
+    def _collect(self, wanted: NDArray[np.int64], frames: Iterator[VideoFrame]) -> NDArray[np.uint8]:
         import av
 
         clip = np.empty((len(wanted), *self.size, 3), np.uint8)
@@ -108,7 +88,7 @@ class PyAVReader(Closing):
                 was, now = (f"{shape[1]}x{shape[0]}" for shape in (clip.shape[1:], shown.shape))
                 raise UndecodableVideoError(f"{self._path} changes its size from {was} to {now} at frame {wanted[k]}")
             clip[k] = shown
-        return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
+        return clip
 
     def _timed(self, wanted: NDArray[np.int64], stamps: NDArray[np.int64]) -> Iterator[VideoFrame]:
         """The wanted frames, told by their timestamps; from key frame to key frame where that saves work."""
@@ -180,17 +160,3 @@ class PyAVReader(Closing):
 
     def close(self) -> None:
         self._container.close()
-
-
-def mean_rate(times: NDArray[np.float64], declared: float) -> float:
-    """Frames a second of frames shown at these times; of a single one what its file declares."""
-    return float((len(times) - 1) / times[-1]) if len(times) > 1 else declared
-
-
-def checked_numbers(indices: Sequence[int] | NDArray[np.int64], frames: int, path: Path) -> NDArray[np.int64]:
-    """Frame numbers as an array; IndexError unless the video has them all."""
-    numbers = np.asarray(indices, np.int64).reshape(-1)
-    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < frames:
-        bad = numbers[(numbers < 0) | (numbers >= frames)][0]
-        raise IndexError(f"{path} has frames 0 to {frames - 1}; there is no frame {bad}")
-    return numbers

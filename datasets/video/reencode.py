@@ -69,8 +69,8 @@ def _pictures(source: Path, counted: bool) -> Iterator[tuple[NDArray[np.uint8], 
         return
     import av
 
+    from stvit.datasets.video.indexed_reader import mean_rate
     from stvit.datasets.video.pyav_index import opened, packets, picture, undecodable, video_index
-    from stvit.datasets.video.pyav_reader import mean_rate
 
     with open_video(source) as reader:  # says in words for people what is wrong with a file
         reader.read([0])

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stvit.datasets.video.indexed_reader import IndexedReader
 from stvit.datasets.video.pyav_index import refuse_for, undecodable, video_index
-from stvit.datasets.video.pyav_reader import checked_numbers, mean_rate
-from stvit.datasets.video.reading import Closing, UndecodableVideoError, refuse_other_times
+from stvit.datasets.video.reading import UndecodableVideoError, refuse_other_times
 from stvit.errors import UserError
 
 _NAME = "torchcodec"
 
 
-class TorchCodecReader(Closing):
+class TorchCodecReader(IndexedReader):
     """See :class:`stvit.datasets.video.reading.VideoReader`.
 
     The list of frames is PyAV's. torchcodec applies rotations but no mirroring: such files are refused. Its
@@ -30,8 +29,7 @@ class TorchCodecReader(Closing):
             raise UserError(
                 f"DATA.DECODER {_NAME} cannot be used: pip install 'stvit[torchcodec]' and install FFmpeg, or use auto"
             ) from error
-        self._path = path
-        self._index = video_index(path)
+        super().__init__(path, video_index(path))
         refuse_for(_NAME, path, self._index)
         if self._index.mirrored:
             raise UndecodableVideoError(f"{path} is to be shown mirrored, which {_NAME} does not do: use auto")
@@ -48,25 +46,9 @@ class TorchCodecReader(Closing):
         self._start = self._decoder.metadata.begin_stream_seconds_from_content
         refuse_other_times(path, _NAME, self._index.times, None, len(self._decoder))
 
-    @property
-    def times(self) -> NDArray[np.float64]:
-        return self._index.times
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._index.size
-
-    @property
-    def fps(self) -> float:
-        return mean_rate(self._index.times, self._index.rate)
-
-    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        numbers = checked_numbers(indices, len(self.times), self._path)
-        if not len(numbers):
-            return np.zeros((0, *self.size, 3), np.uint8)
+    def _decode(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self._decoder is None:
             raise ValueError(f"{self._path} was closed")
-        wanted, places = np.unique(numbers, return_inverse=True)
         try:
             batch = self._decoder.get_frames_at(wanted.tolist())
         except (RuntimeError, IndexError) as error:
@@ -77,7 +59,7 @@ class TorchCodecReader(Closing):
                 f"{self._path}: {_NAME} gives frames of shape {clip.shape[1:]}, not {(*self.size, 3)}: use auto"
             )
         refuse_other_times(self._path, _NAME, self.times[wanted], batch.pts_seconds.numpy() - self._start)
-        return clip if len(places) == len(wanted) and (np.diff(places) > 0).all() else clip[places]
+        return clip
 
     def close(self) -> None:
         self._decoder = None
