@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from main_runs import equal_bits
+from main_runs import equal_bits, records, results
 from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
@@ -88,15 +87,6 @@ def run(settings):
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
     return run(tmp_path_factory.mktemp("finished") / "run")
-
-
-def results(output):
-    return json.loads((output / "results.json").read_text())
-
-
-def records(output, kind):
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 def test_a_run_leaves_checkpoints_figures_and_pictures(finished):

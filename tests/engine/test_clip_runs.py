@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import pytest
 import torch
 import yaml
 from clip_runs import CLASSES, FRAMES, SETTINGS, SIZE, make_lists
-from main_runs import equal_bits
+from main_runs import equal_bits, records, results
 
 import stvit
 import stvit.engine.train
@@ -70,15 +69,6 @@ def task_of(settings, tmp_path):
         return build_task(settings(tmp_path / "out", *pairs), World(torch.device("cpu"), rank, size))
 
     return build
-
-
-def results(output):
-    return json.loads((output / "results.json").read_text())
-
-
-def records(output, kind):
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 def rows(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from main_runs import Blow, assert_same_run, figures, server
+from main_runs import Blow, assert_same_run, figures, results, server
 from PIL import Image
 
 from stvit.checkpoint import model_from_checkpoint
@@ -82,10 +81,6 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(start, tmp_path_factory):
     return start(tmp_path_factory.mktemp("alone") / "run", processes=1)
-
-
-def results(output):
-    return json.loads((output / "results.json").read_text())
 
 
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(start, alone, tmp_path):

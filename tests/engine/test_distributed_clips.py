@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 
 import pytest
 import yaml
 from clip_runs import SETTINGS, make_lists
-from main_runs import server
+from main_runs import results, server
 
 from stvit.config import load_config
 from stvit.engine.run import run
@@ -30,10 +29,6 @@ def settings(tmp_path):
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "run.yaml"
-
-
-def results(output):
-    return json.loads((output / "results.json").read_text())
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from main_runs import TINY_PREDICTOR, TINY_SEQUENCES
+from main_runs import TINY_PREDICTOR, TINY_SEQUENCES, results
 
 import stvit.engine.steps
 import stvit.engine.tasks.moving_mnist
@@ -90,10 +90,6 @@ def same_weights(a, b):
 def lines(output, kind):
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == kind]
-
-
-def results(output):
-    return json.loads((output / "results.json").read_text())
 
 
 def snapshot(folder):

@@ -1,4 +1,4 @@
-"""Runs of tools/main.py in processes of their own, and when two of them are the same run."""
+"""Runs of tools/main.py in processes of their own, what a run leaves, and when two of them are the same run."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ TINY_SEQUENCES = {
 }
 
 SERVER = Path(__file__).parents[1] / "engine" / "process_server.py"
+
+
+def results(output: Path) -> dict[str, object]:
+    """What a run's evaluation wrote."""
+    return json.loads((output / "results.json").read_text())
+
+
+def records(output: Path, kind: str) -> list[dict[str, object]]:
+    """The lines of a run's metrics.jsonl of one kind: ``train`` or ``validation``."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
 
 
 class Blow(NamedTuple):
