@@ -173,7 +173,7 @@ def full_size(name: str, steps: int, words: Sequence[str]) -> str:
     losses, began = [], time.process_time()
     for step, batch in enumerate(task.train_batches(0, 0)):
         began = time.process_time() if step == 1 else began  # the first one warms up
-        loss = task.loss(model, batch)
+        loss = task.loss(model, task.inputs(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

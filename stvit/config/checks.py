@@ -152,10 +152,23 @@ def _check_ranges(values: Mapping[str, object], refuse: Refuse) -> None:
 def _check_devices(cfg: CfgNode, refuse: Refuse) -> None:
     if cfg.NUM_GPUS == 0 and cfg.TRAIN.ENABLE and cfg.TRAIN.PRECISION == "fp16":
         refuse("TRAIN.PRECISION", "fp16 needs a GPU; use fp32 or bf16")
+    if cfg.TRAIN.ENABLE and cfg.TRAIN.CUDA_GRAPHS:
+        _check_recording(cfg, refuse)
     if cfg.TRAIN.ENABLE and cfg.TRAIN.BATCH_SIZE % max(1, cfg.NUM_GPUS):
         refuse("TRAIN.BATCH_SIZE", f"it is over all processes together and is divided among NUM_GPUS {cfg.NUM_GPUS}")
     if cfg.BN.NORM_TYPE == "sync_batchnorm" and cfg.MODEL.FROZEN_BN:
         refuse("BN.NORM_TYPE", "MODEL.FROZEN_BN is True: frozen statistics are not computed, together or apart")
+
+
+def _check_recording(cfg: CfgNode, refuse: Refuse) -> None:
+    for key, value, wanted in (
+        ("NUM_GPUS", cfg.NUM_GPUS, 1),
+        ("TRAIN.ACCUMULATE_STEPS", cfg.TRAIN.ACCUMULATE_STEPS, 1),
+    ):
+        if value != wanted:
+            refuse("TRAIN.CUDA_GRAPHS", f"a recorded step needs {key} {wanted}, which is {value}; set it to False")
+    if cfg.TRAIN.PRECISION == "fp16":
+        refuse("TRAIN.CUDA_GRAPHS", "TRAIN.PRECISION fp16 decides after each step whether it counts; use bf16")
 
 
 def _check_solver(cfg: CfgNode, places: Mapping[str, str], refuse: Refuse) -> None:

@@ -175,7 +175,8 @@ def default_config() -> CfgNode:
     _C.MOVING_MNIST.TEST_SEQUENCES = 10000
     # Choose the best checkpoint on the test set, as published results did; only for comparison with them.
     _C.MOVING_MNIST.VALIDATE_ON_TEST = False
-    # Make the training sequences on the training device instead of in loader workers.
+    # Make the training sequences on the training device, many batches at a time, instead of in loader workers; the
+    # same bits.
     _C.MOVING_MNIST.ON_DEVICE = False
 
     _C.DATA_LOADER = CfgNode()
@@ -208,6 +209,8 @@ def default_config() -> CfgNode:
     _C.TRAIN.COMPILE = False
     # Keep the channels of weights and maps next to each other in memory; faster convolutions on many GPUs.
     _C.TRAIN.CHANNELS_LAST = False
+    # One GPU: record forward and backward once and replay them, so that launching their kernels costs no time.
+    _C.TRAIN.CUDA_GRAPHS = False
 
     _C.SOLVER = CfgNode()
     # sgd or adam (weight decay added to the gradient) or adamw (decoupled).

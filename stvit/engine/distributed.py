@@ -91,6 +91,8 @@ def join_world(cfg: CfgNode) -> World:
             f"TRAIN.BATCH_SIZE is {cfg.TRAIN.BATCH_SIZE}, over all processes together, and cannot be divided among "
             f"{size} of them: choose a multiple of {size}"
         )
+    if cfg.TRAIN.ENABLE and cfg.TRAIN.CUDA_GRAPHS and size > 1:
+        raise UserError(f"TRAIN.CUDA_GRAPHS is True, but steps of {size} processes cannot be recorded: set it to False")
     world = World(torch.device("cuda", local_rank) if cfg.NUM_GPUS else torch.device("cpu"), rank, size)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)

@@ -118,14 +118,14 @@ def in_process(cfg: CfgNode) -> CfgNode:
 
 def train_a_step(cfg: CfgNode, model: nn.Module, task: Task, world: World) -> Cost:
     """A step to warm up and a step to measure, each of one batch."""
-    state = new_state(model, cfg, world, max(1, task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS))
+    state = new_state(model, cfg, world, max(1, task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS), task)
     model.train()
     batches = itertools.chain.from_iterable(task.train_batches(epoch, 0) for epoch in itertools.count())
     waited = network = math.nan
     for _ in range(2):
         waited, batch = timed(partial(next, batches), world.device)
-        step = partial(training_step, state.network, task.loss, [batch], state.optimizer, state.precision)
-        network, (loss, _) = timed(partial(step, cfg.SOLVER.CLIP_GRAD_L2NORM), world.device)
+        step = partial(training_step, state.gradients, [batch], state.optimizer, state.precision)
+        network, (loss, _) = timed(step, world.device)
         if not math.isfinite(float(loss)):
             raise UserError(f"the loss of {task.describe(batch)} is {float(loss):g}: check data, weights and precision")
     return Cost(cfg.TRAIN.BATCH_SIZE // max(1, cfg.NUM_GPUS), waited, network)

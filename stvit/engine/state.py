@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from stvit.checkpoint import pack_model, set_rng_state
 from stvit.config import config_to_dict, default_config
 from stvit.config.reading import leaves
+from stvit.engine.cuda_graph import RecordedGradients
 from stvit.engine.distributed import World, seed_rank, share_gradients
 from stvit.engine.optim import Precision, build_ema, build_optimizer, build_precision, build_scheduler
-from stvit.engine.steps import Interval
+from stvit.engine.steps import Gradients, Interval, MeanGradients, Objective
 from stvit.errors import UserError
 
 # Settings that a resumed run may change: they move no weight beyond rounding. Which videos a list names, and as what,
@@ -49,6 +50,8 @@ FREE_TO_CHANGE = (
     "TRAIN.CHECKPOINT_FILE_PATH",
     "TRAIN.COMPILE",
     "TRAIN.CHANNELS_LAST",
+    "TRAIN.CUDA_GRAPHS",
+    "MOVING_MNIST.ON_DEVICE",
 )
 # How images are prepared, which sequences are not.
 OF_IMAGES = ("AUG.", "MIXUP.", "DATA.MEAN", "DATA.STD", "DATA.VAL_CROP_")
@@ -60,6 +63,7 @@ class TrainingState:
 
     model: nn.Module
     network: nn.Module  # the same as training calls it: its gradients shared by all processes, compiled if asked for
+    gradients: Gradients[Any]  # of a batch of the run's task
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
@@ -88,17 +92,24 @@ class TrainingState:
         return self.model if self.ema is None else self.ema.module
 
 
-def new_state(model: nn.Module, cfg: CfgNode, world: World, steps_per_epoch: int) -> TrainingState:
-    """The state before the first step; the model is on its device already."""
+def new_state(
+    model: nn.Module, cfg: CfgNode, world: World, steps_per_epoch: int, objective: Objective[Any]
+) -> TrainingState:
+    """The state before the first step towards an objective; the model is on its device already."""
     optimizer = build_optimizer(model, cfg)
+    precision = build_precision(cfg.TRAIN.PRECISION, world.device)
     network = share_gradients(model, world)  # compiled afterwards: the compiler then cuts the graph where it sends
+    if cfg.TRAIN.COMPILE:
+        network = cast("nn.Module", torch.compile(network))
+    plain = MeanGradients(network, objective, optimizer, precision, cfg.SOLVER.CLIP_GRAD_L2NORM)
     return TrainingState(
         model=model,
-        network=torch.compile(network) if cfg.TRAIN.COMPILE else network,  # type: ignore[arg-type]
+        network=network,
+        gradients=RecordedGradients(plain) if cfg.TRAIN.CUDA_GRAPHS else plain,
         ema=build_ema(model, cfg.SOLVER.EMA_DECAY),
         optimizer=optimizer,
         scheduler=build_scheduler(optimizer, cfg, steps_per_epoch),
-        precision=build_precision(cfg.TRAIN.PRECISION, world.device),
+        precision=precision,
         steps_per_epoch=steps_per_epoch,
     )
 
@@ -161,7 +172,7 @@ def restore(state: TrainingState, checkpoint: Mapping[str, object], seed: int, w
     state.model.load_state_dict(saved["state_dict"])
     if state.ema is not None:
         state.ema.module.load_state_dict(saved["ema"])
-    state.optimizer.load_state_dict(saved["optimizer"])
+    load_optimizer(state.optimizer, saved["optimizer"])
     state.scheduler.load_state_dict(saved["scheduler"])
     state.precision.scaler.load_state_dict(saved["scaler"])
     state.epoch, state.step, state.best = saved["epoch"], saved["step"], saved["best"]
@@ -173,6 +184,16 @@ def restore(state: TrainingState, checkpoint: Mapping[str, object], seed: int, w
     else:
         seed_rank(seed, world, state.total_step)
     return saved["metrics_bytes"]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Restore an optimiser, and let it go on in the way that is best on this device: fused on a GPU.
+
+    torch restores the way of the device that the state was saved on.
+    """
+    ways = [group.get("fused") for group in optimizer.param_groups]
+    groups = [{**group, "fused": way} for group, way in zip(saved["param_groups"], ways, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def refuse_changed_run(checkpoint: Mapping[str, object], cfg: CfgNode, path: str) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ from stvit.engine.distributed import ALONE, World, gather_objects, gradients_sta
 from stvit.engine.optim import Precision, clip_gradients
 
 Batch = TypeVar("Batch")
+BatchIn = TypeVar("BatchIn", contravariant=True)
+
+#: What a loss needs of a batch, where the network computes.
+Inputs = tuple[Tensor, ...]
+#: Leaves the mean gradient of batches in the parameters; returns loss and gradient norm, both ``()`` on the device.
+Gradients = Callable[[Sequence[Batch]], tuple[Tensor, Tensor]]
 
 # Below this scale float16 gradients overflow whatever the scaler does (it starts at 65536).
 SMALLEST_LOSS_SCALE = 2.0**-10
@@ -25,31 +31,67 @@ class Diverged(ArithmeticError):  # noqa: N818 (what happened, in the field's wo
     """A loss or gradient is NaN or infinite: training cannot go on."""
 
 
-def training_step(
-    model: nn.Module,
-    loss_of: Callable[[nn.Module, Batch], Tensor],
-    batches: Sequence[Batch],
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-    clip: float,
-) -> tuple[Tensor, Tensor]:
-    """One step on the mean gradient of several batches; returns loss and gradient norm, both ``()`` on the device.
+class Objective(Protocol[BatchIn]):
+    """What is learnt: a task, as a training step sees it."""
+
+    def inputs(self, batch: BatchIn) -> Inputs:
+        """What the loss needs of a batch, on the device; all that the host draws, reads or decides is done here."""
+
+    def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """The mean loss of a batch, ``()`` float32, by the device alone: never a number is asked back from it."""
+
+
+@dataclass(frozen=True)
+class MeanGradients(Generic[Batch]):
+    """The mean gradient of one or several batches, scaled down to a joint norm; see :data:`Gradients`.
 
     With several processes the loss is that of this one's batches; gradient and norm are those of all.
+
+    Args:
+        network: as training calls it (compiled, sharing its gradients).
+        objective: what is learnt.
+        optimizer: whose parameters' gradients are meant.
+        precision: number format of the forward pass.
+        clip: largest joint L2 norm of the gradients; 0 leaves them.
     """
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=precision.device)
-    for number, batch in enumerate(batches, start=1):
-        with nullcontext() if number == len(batches) else gradients_stay_here(model):
-            with precision.autocast():
-                loss = loss_of(model, batch) / len(batches)
-            precision.scaler.scale(loss).backward()
-        total += loss.detach()
-    precision.scaler.unscale_(optimizer)
-    norm = clip_gradients(model, clip)
+
+    network: nn.Module
+    objective: Objective[Batch]
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    clip: float
+
+    def __call__(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """See :data:`Gradients`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.precision.device)
+        for number, batch in enumerate(batches, start=1):
+            inputs = self.objective.inputs(batch)
+            with nullcontext() if number == len(batches) else gradients_stay_here(self.network):
+                total += self.backward(inputs, len(batches))
+        return total, self.finish()
+
+    def backward(self, inputs: Inputs, batches: int = 1) -> Tensor:
+        """Add the gradient of one of so many batches to the others'; its part of the loss, ``()``."""
+        with self.precision.autocast():
+            loss = self.objective.loss(self.network, inputs) / batches
+        self.precision.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def finish(self) -> Tensor:
+        """Undo the scaling of fp16 and clip; the norm before clipping, ``()``."""
+        self.precision.scaler.unscale_(self.optimizer)
+        return clip_gradients(self.network, self.clip)
+
+
+def training_step(
+    gradients: Gradients[Batch], batches: Sequence[Batch], optimizer: torch.optim.Optimizer, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; returns what ``gradients`` of the batches does."""
+    loss, norm = gradients(batches)
     precision.scaler.step(optimizer)
     precision.scaler.update()
-    return total, norm
+    return loss, norm
 
 
 @dataclass

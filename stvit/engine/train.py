@@ -48,7 +48,7 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
         OSError: a file cannot be written; the files before it are whole.
     """
     steps_per_epoch = task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS
-    state = new_state(model, cfg, world, steps_per_epoch)
+    state = new_state(model, cfg, world, steps_per_epoch, task)
     folder = Path(cfg.OUTPUT_DIR)
     last = folder / "checkpoints" / "last.pt"
     metrics_bytes = resume(state, cfg, task.identity, last, world) if found_by_all(last, world) else 0
@@ -101,9 +101,7 @@ def train_epoch(
         asked = time.monotonic()
         group = list(islice(batches, accumulate))
         state.interval.wait(time.monotonic() - asked)
-        loss, norm = training_step(
-            state.network, task.loss, group, state.optimizer, state.precision, cfg.SOLVER.CLIP_GRAD_L2NORM
-        )
+        loss, norm = training_step(state.gradients, group, state.optimizer, state.precision)
         lr = state.optimizer.param_groups[0]["lr"]
         state.scheduler.step()
         if state.ema is not None:

@@ -441,11 +441,15 @@ def test_mixing_depends_on_the_step_alone(settings, tmp_path):
     task = build_task(settings(tmp_path), World(torch.device("cpu")))
     task_again = build_task(settings(tmp_path), World(torch.device("cpu")))
     model = stvit.create_model("mvitv2_tiny", **model_settings(settings(tmp_path))[1]).eval()
-    losses = [task.loss(model, batch).item() for batch in task.train_batches(0, start_batch=0)]
-    resumed = [task_again.loss(model, batch).item() for batch in task_again.train_batches(0, start_batch=1)]
-    assert losses[1:] == resumed
+
+    def losses_of(task, start):
+        return [task.loss(model, task.inputs(batch)).item() for batch in task.train_batches(0, start_batch=start)]
+
+    losses = losses_of(task, 0)
+    assert losses[1:] == losses_of(task_again, 1)
     unmixed = build_task(settings(tmp_path, "MIXUP.ENABLE", False), World(torch.device("cpu")))
-    assert losses[0] != unmixed.loss(model, next(iter(unmixed.train_batches(0, start_batch=0)))).item()
+    batch = next(iter(unmixed.train_batches(0, start_batch=0)))
+    assert losses[0] != unmixed.loss(model, unmixed.inputs(batch)).item()
 
 
 def test_a_process_that_cannot_mix_its_images_in_pairs_is_refused(settings, tmp_path):
@@ -459,7 +463,7 @@ def test_smoothing_without_mixing_is_that_of_the_cross_entropy(settings, tmp_pat
     batch = next(iter(task.train_batches(0, start_batch=0)))
     scores = model(batch.images).log_softmax(dim=1)
     targets = 0.9 * torch.nn.functional.one_hot(batch.labels, 3) + 0.1 / 3
-    torch.testing.assert_close(task.loss(model, batch), -(targets * scores).sum(dim=1).mean())
+    torch.testing.assert_close(task.loss(model, task.inputs(batch)), -(targets * scores).sum(dim=1).mean())
 
 
 def no_such_folder(root):

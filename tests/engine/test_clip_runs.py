@@ -196,7 +196,7 @@ def test_bytes_leave_the_loader_and_erased_clips_reach_the_network(task_of):
     batch = next(iter(task.train_batches(0, 0)))
     assert batch.clips.dtype == torch.uint8
     seen = []
-    task.loss(lambda clips: seen.append(clips) or torch.zeros(len(clips), 3), batch)
+    task.loss(lambda clips: seen.append(clips) or torch.zeros(len(clips), 3), task.inputs(batch))
     normalised, _ = task.on_device(batch)
     changed = (seen[0] != normalised).any(dim=1)  # (B, T, h, w)
     assert changed.flatten(1).any(dim=1).all()
@@ -207,7 +207,7 @@ def test_mixing_and_erasing_depend_on_the_step_alone(task_of):
     model = stvit.create_model(NAME, **SETTINGS["MODEL"]["ARGS"], num_classes=3, input_size=[FRAMES, SIZE, SIZE]).eval()
 
     def losses(task, start):
-        return [task.loss(model, batch).item() for batch in task.train_batches(0, start)]
+        return [task.loss(model, task.inputs(batch)).item() for batch in task.train_batches(0, start)]
 
     assert losses(task_of(), 0)[1:] == losses(task_of(), 1)
     assert losses(task_of(), 0)[0] != losses(task_of("MIXUP.ENABLE", False), 0)[0]
@@ -301,7 +301,7 @@ def test_a_batch_without_any_clip_has_no_loss_and_gradients_of_zero(task_of, lis
     batch = next(iter(task.train_batches(0, 0)))
     assert len(batch.clips) == 0
     model = stvit.create_model(NAME, **SETTINGS["MODEL"]["ARGS"], num_classes=3, input_size=[FRAMES, SIZE, SIZE])
-    loss = task.loss(model, batch)
+    loss = task.loss(model, task.inputs(batch))
     loss.backward()
     assert loss.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
@@ -309,11 +309,12 @@ def test_a_batch_without_any_clip_has_no_loss_and_gradients_of_zero(task_of, lis
 
 
 def test_a_batch_without_any_clip_teaches_batch_norms_nothing(task_of):
-    batch = next(iter(task_of().train_batches(0, 0)))
+    task = task_of()
+    batch = next(iter(task.train_batches(0, 0)))
     empty = batch._replace(clips=batch.clips[:0], labels=batch.labels[:0], indices=batch.indices[:0])
     model = torch.nn.Sequential(torch.nn.BatchNorm3d(3), torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    loss = task_of().loss(model.train(), empty)
+    loss = task.loss(model.train(), task.inputs(empty))
     loss.backward()
     assert loss.item() == 0
     assert model[0].weight.grad is not None

@@ -10,13 +10,19 @@ import torch
 from torch import nn
 
 from stvit.engine.optim import build_precision
-from stvit.engine.steps import Diverged, Interval, training_step
+from stvit.engine.steps import Diverged, Interval, MeanGradients, training_step
 
 CPU = torch.device("cpu")
 
 
-def squared_error(model, batch):
-    return (model(batch) - 1).square().mean()
+class SquaredError:
+    """To ones."""
+
+    def inputs(self, batch):
+        return (batch,)
+
+    def loss(self, model, inputs):
+        return (model(*inputs) - 1).square().mean()
 
 
 def stepped(batches, clip=0.0, precision="fp32", scale=256.0):
@@ -26,7 +32,8 @@ def stepped(batches, clip=0.0, precision="fp32", scale=256.0):
     format = build_precision(precision, CPU)
     if format.scaler.is_enabled():
         format.scaler.load_state_dict({**format.scaler.state_dict(), "scale": scale})
-    loss, norm = training_step(model, squared_error, batches, optimizer, format, clip)
+    gradients = MeanGradients(model, SquaredError(), optimizer, format, clip)
+    loss, norm = training_step(gradients, batches, optimizer, format)
     return model.weight.detach(), loss, norm
 
 
@@ -55,7 +62,8 @@ def test_the_gradients_of_several_batches_travel_between_processes_once():
 
     model = Shared(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    training_step(model, squared_error, list(torch.ones(6, 3).split(2)), optimizer, build_precision("fp32", CPU), 0.0)
+    gradients = MeanGradients(model, SquaredError(), optimizer, build_precision("fp32", CPU), 0.0)
+    training_step(gradients, list(torch.ones(6, 3).split(2)), optimizer, gradients.precision)
     assert model.travelled == 1
 
 

@@ -19,6 +19,7 @@ from stvit.datasets import EpochBatchSampler, batch_loader
 from stvit.datasets.image_transforms import MIXING_STREAM, make_mixer, sample_seed, seeded
 from stvit.engine.distributed import World, sum_over_ranks
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
+from stvit.engine.steps import Inputs
 from stvit.engine.tasks.task import EvaluatedSet
 from stvit.errors import UserError
 from stvit.metrics.accuracy import ranks
@@ -166,16 +167,21 @@ class Classification(Generic[Batch]):
         more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
         return f"{self.samples} {named}{more} of epoch {batch.epoch + 1}"
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy with mixed and smoothed targets, mean over the batch, float32."""
-        return self._cross_entropy(model, batch, *self.on_device(batch))
+    def inputs(self, batch: Batch) -> Inputs:
+        """Samples ``(B, C, ...)`` and their targets: true logits ``(B,)``, or after mixing shares ``(B, classes)``."""
+        return self._mixed(batch, *self.on_device(batch))
 
-    def _cross_entropy(self, model: nn.Module, batch: Batch, samples: Tensor, targets: Tensor) -> Tensor:
+    def _mixed(self, batch: Batch, samples: Tensor, targets: Tensor) -> Inputs:
         if self._mix is None:
-            return F.cross_entropy(model(samples).float(), targets, label_smoothing=self._smoothing)
+            return samples, targets
         with seeded(sample_seed(self._seed, MIXING_STREAM, batch.epoch, int(batch.indices[0]))):
-            samples, targets = self._mix(samples, targets)
-        return F.cross_entropy(model(samples).float(), targets)
+            return self._mix(samples, targets)
+
+    def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Cross-entropy with mixed and smoothed targets, mean over the batch, float32."""
+        samples, targets = inputs
+        smoothing = self._smoothing if self._mix is None else 0.0  # mixed targets are smoothed already
+        return F.cross_entropy(model(samples).float(), targets, label_smoothing=smoothing)
 
     @torch.no_grad()
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:

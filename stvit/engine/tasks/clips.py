@@ -26,6 +26,7 @@ from stvit.engine.evaluate_clips import evaluate_clips
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
+from stvit.engine.steps import Inputs
 from stvit.engine.tasks.classification import Classification, unspoilt
 from stvit.engine.tasks.task import EvaluatedSet, Scoring
 from stvit.errors import UserError
@@ -125,21 +126,28 @@ class VideoClassification(Classification[ClipBatch]):
         """uint8 clips as the network takes them, where it computes."""
         return normalised_clips(clips.to(self.device, non_blocking=True), self.preprocessing)
 
-    def loss(self, model: nn.Module, batch: ClipBatch) -> Tensor:
+    def inputs(self, batch: ClipBatch) -> Inputs:
+        """As of images; of a batch whose videos are all bad no clips."""
+        clips, targets = self.on_device(batch)
+        if not len(clips):
+            return clips, targets
+        return self._mixed(batch, erased(clips, *self._erasing, self._erasing_seeds(batch)), targets)
+
+    def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Cross-entropy with mixed and smoothed targets, mean over the batch, float32.
 
         Bad videos may have left fewer clips in a batch, which then weigh more: a step is the mean of its batches. Of an
         empty one the loss is 0, and still the network's, because other processes wait for its gradients.
         """
-        if not len(batch.clips):
+        clips, _ = inputs
+        if not len(clips):
             statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]
             # Two, because batch norms refuse one.
-            loss = model(torch.zeros(2, *batch.clips.shape[1:], device=self.device)).float().sum() * 0.0
+            loss = model(clips.new_zeros(2, *clips.shape[1:])).float().sum() * 0.0
             for buffer, before in statistics:  # which nothing was learnt for
                 buffer.data.copy_(before)
             return loss
-        clips, targets = self.on_device(batch)
-        return self._cross_entropy(model, batch, erased(clips, *self._erasing, self._erasing_seeds(batch)), targets)
+        return super().loss(model, inputs)
 
     def _erasing_seeds(self, batch: ClipBatch) -> list[int]:
         """One for each clip; a function of seed, epoch, video and view, as all that is random in a clip."""

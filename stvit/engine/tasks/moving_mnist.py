@@ -27,6 +27,7 @@ from stvit.engine.evaluate_frames import evaluate_frames
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest, leave_signals_to_parent
+from stvit.engine.steps import Inputs
 from stvit.engine.tasks.task import EvaluatedSet, Scoring
 from stvit.errors import UserError
 from stvit.preprocessing import Preprocessing
@@ -153,21 +154,24 @@ class MovingMNISTPrediction:
         if self._loader is not None:
             yield from self._loader
         elif self._maker is not None:
-            for keys in self._sampler:
-                yield self._maker.batch(epoch, torch.tensor([index for _, index in keys]))
+            yield from self._maker.batches(epoch, ([index for _, index in keys] for keys in self._sampler))
 
     def describe(self, batch: SequenceBatch) -> str:
         """See :class:`stvit.engine.tasks.Task`."""
         return f"sequences {', '.join(map(str, batch.indices.tolist()))} of epoch {batch.epoch + 1}"
 
-    def past_and_future(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
-        """The frames on the device, float32 in [0, 1]: ``(B, frames_in, C, H, W)``, ``(B, frames_out, C, H, W)``."""
-        frames = batch.frames.to(self.device, non_blocking=True).float() / 255
+    def inputs(self, batch: SequenceBatch) -> Inputs:
+        """The frames on the device, uint8 ``(B, frames_in + frames_out, C, H, W)``."""
+        return (batch.frames.to(self.device, non_blocking=True),)
+
+    def past_and_future(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The frames as float32 in [0, 1]: ``(B, frames_in, C, H, W)`` and ``(B, frames_out, C, H, W)``."""
+        frames = inputs[0].float() / 255
         return frames[:, : self.frames_in], frames[:, self.frames_in :]
 
-    def loss(self, model: nn.Module, batch: SequenceBatch) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """The squared error, mean over all elements, float32."""
-        past, future = self.past_and_future(batch)
+        past, future = self.past_and_future(inputs)
         return F.mse_loss(model(past, self.frames_out).float(), future)
 
     @torch.no_grad()
@@ -179,7 +183,7 @@ class MovingMNISTPrediction:
             own = Subset(own, rank_slice(len(self.splits.val), self.world))
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # squared, absolute, frames
         for batch in stop.between(self._load(own, math.ceil(self._eval_batch / self.world.size))):
-            past, future = self.past_and_future(batch)
+            past, future = self.past_and_future(self.inputs(batch))
             error = (model(past, self.frames_out) - future).double()
             frames = error.new_tensor(future.shape[0] * future.shape[1])
             sums += torch.stack((error.square().sum(), error.abs().sum(), frames))
@@ -207,7 +211,7 @@ class MovingMNISTPrediction:
         }
 
     def _predict(self, batch: SequenceBatch, model: nn.Module) -> int:
-        past, _ = self.past_and_future(batch)
+        past, _ = self.past_and_future(self.inputs(batch))
         return len(model(past, self.frames_out))
 
     def unusable(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from stvit.engine.distributed import World
 from stvit.engine.outcome import Outcome
 from stvit.engine.provenance import TrainingRecord
 from stvit.engine.signals import StopRequest
+from stvit.engine.steps import Inputs
 from stvit.preprocessing import Preprocessing
 
 Batch = TypeVar("Batch")
@@ -60,8 +61,11 @@ class Task(Protocol[Batch]):
     def describe(self, batch: Batch) -> str:
         """Which samples these are, for a message."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, ``()`` float32."""
+    def inputs(self, batch: Batch) -> Inputs:
+        """See :class:`stvit.engine.steps.Objective`."""
+
+    def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """See :class:`stvit.engine.steps.Objective`."""
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float]:
         """Metrics of the validation set; takes no number from the global generators."""
