@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,11 +23,14 @@ from stvit.datasets.moving_mnist import (
 )
 from stvit.errors import UserError
 
+# Bytes of frames, a digit a layer, that are made at once: many batches share the launches of some hundred kernels.
+PORTION = 2**28
+
 
 class DeviceMovingMNIST:
     """The sequences of :class:`stvit.datasets.MovingMNIST`, bit for bit, computed on ``device``.
 
-    ``batch`` never waits for the device. It is meant to run eagerly: a compiler may fuse a product and a sum into one
+    Nothing here waits for the device. It is meant to run eagerly: a compiler may fuse a product and a sum into one
     rounding, which changes a pixel now and then. The arithmetic is in float64; a device without it (MPS) is refused
     with :class:`UserError`.
     """
@@ -47,6 +52,16 @@ class DeviceMovingMNIST:
         self._steps = torch.from_numpy(word_steps(words_per_sequence(spec))).to(self.device)
         self._choices = torch.tensor(spec.n_digits, dtype=torch.int64, device=self.device)
         self._order = torch.arange(max(spec.n_digits), device=self.device)
+
+    def batches(self, epoch: int, indices: Iterable[Sequence[int]]) -> Iterator[SequenceBatch]:
+        """The batches of one epoch whose sequences have these indices, made many at a time."""
+        (height, width), frames, layers = self.spec.canvas, self.spec.frames, max(self.spec.n_digits)
+        sequences = PORTION // (frames * height * width * layers)
+        for portion in _portions(indices, sequences):
+            made = self.batch(epoch, torch.tensor([index for batch in portion for index in batch]))
+            sizes = [len(batch) for batch in portion]
+            parts = zip(made.frames.split(sizes), made.indices.split(sizes), strict=True)
+            yield from (SequenceBatch(frames_of, epoch, indices_of) for frames_of, indices_of in parts)
 
     @torch.no_grad()
     def batch(self, epoch: int, indices: torch.Tensor) -> SequenceBatch:
@@ -73,3 +88,15 @@ class DeviceMovingMNIST:
         sequence = torch.arange(len(top), device=self.device)[:, None, None]
         frames = windows[sequence, self._order[:, None], furthest - (top * width + left)]
         return frames.amax(1).unflatten(2, (height, width))
+
+
+def _portions(batches: Iterable[Sequence[int]], sequences: int) -> Iterator[list[Sequence[int]]]:
+    """Consecutive batches together, so many sequences at most, or one batch."""
+    portion: list[Sequence[int]] = []
+    for batch in batches:
+        if portion and sum(map(len, portion)) + len(batch) > sequences:
+            yield portion
+            portion = []
+        portion.append(batch)
+    if portion:
+        yield portion
