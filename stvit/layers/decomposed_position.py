@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stvit.layers.constants import constant
+
 
 def relative_offsets(query: int, key: int) -> np.ndarray:
     """``(query, key)`` int64: the row of a table of ``2 max(query, key) - 1`` rows for two places on one axis.
@@ -25,22 +27,13 @@ def relative_offsets(query: int, key: int) -> np.ndarray:
     return (places_query - places_key + np.float32((key - 1) * stretch_key)).astype(np.int64)
 
 
-_INDEX: dict[tuple[int, int, torch.device], Tensor] = {}
-
-
 @torch.compiler.assume_constant_result
 def relative_index(query: int, key: int, device: torch.device) -> Tensor:
     """:func:`relative_offsets` on a device, computed once per pair of sizes.
 
     Computed by NumPy and never inside a compiled graph, where a fused multiply-add could change the last bit.
     """
-    found = _INDEX.get((query, key, device))
-    if found is None:
-        with torch.inference_mode(False):  # else a training step at this size could not save it
-            found = torch.from_numpy(relative_offsets(query, key)).to(device)
-        if type(found) is Tensor:  # not a tracer's stand-in, which must not outlive its tracer
-            _INDEX[query, key, device] = found
-    return found
+    return constant(("relative offsets", query, key), device, lambda: relative_offsets(query, key))
 
 
 def resize_table(table: Tensor, rows: int) -> Tensor:

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stvit.layers.constants import constant
 from stvit.layers.decomposed_position import position_vectors
 from stvit.layers.depthwise import depthwise
 from stvit.layers.nd import axes
@@ -224,12 +226,21 @@ def only_read_places(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) ->
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
         size = x.shape[axis]
         if s > k and k % 2:
-            starts = range(-(k // 2), size + k // 2 - k + 1, s)
-            places = [p for start in starts for p in range(start, start + k) if 0 <= p < size]
-            x = x.index_select(axis, torch.tensor(places, device=x.device))
+            x = x.index_select(axis, read_places(len(range(size)), k, s, x.device))
             s = k
         strides.append(s)
     return x, tuple(strides)
+
+
+@torch.compiler.assume_constant_result
+def read_places(size: int, kernel: int, stride: int, device: torch.device) -> Tensor:
+    """The places of an axis that a convolution padded by ``kernel // 2`` reads, int64 on a device."""
+
+    def places() -> np.ndarray:
+        starts = range(-(kernel // 2), size + kernel // 2 - kernel + 1, stride)
+        return np.array([p for start in starts for p in range(start, start + kernel) if 0 <= p < size])
+
+    return constant(("read places", size, kernel, stride), device, places)
 
 
 def position_products(q: Tensor, axis: int, vectors: Tensor) -> Tensor:
