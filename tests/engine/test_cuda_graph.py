@@ -112,7 +112,7 @@ def test_a_step_that_cannot_be_recorded_is_refused_in_one_line():
 
 
 # What asks a device for a number, or brings one to it: the host waits, or a recording is refused.
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "equal.", "lift_fresh", "is_nonzero", "bincount")
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "equal.", "lift_fresh", "bincount")
 
 
 class Watch(TorchDispatchMode):
