@@ -17,5 +17,5 @@ setup(
         for name, folder in PACKAGES.items()
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(folder))]
     ],
-    package_data={"stvit": ["py.typed"]},
+    package_data={"stvit": ["py.typed"], "stvit.builtin": ["moving_mnist/*"]},
 )

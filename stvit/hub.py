@@ -15,6 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
+from stvit.builtin import is_builtin
 from stvit.checkpoint.load import load_into, unwrap_model
 from stvit.checkpoint.model_file import describe_model, described_model, model_from_checkpoint
 from stvit.checkpoint.reader import read_checkpoint
@@ -62,11 +63,14 @@ def from_pretrained(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Model:
-    """The model of a folder, of a Hub repository or of one of stvit's own checkpoints, in evaluation mode.
+    """The model of a folder, of a Hub repository, of one of stvit's own checkpoints or the one that stvit ships.
+
+    It is in evaluation mode.
 
     Args:
-        source: a folder that :func:`save_pretrained` wrote, a Hub id such as ``"name/model"``, or a checkpoint file
-            that stvit wrote, as :func:`stvit.checkpoint.model_from_checkpoint` takes it.
+        source: a folder that :func:`save_pretrained` wrote, a Hub id such as ``"name/model"``, a checkpoint file
+            that stvit wrote, as :func:`stvit.checkpoint.model_from_checkpoint` takes it, or ``"builtin"``
+            (:mod:`stvit.builtin`; your own folder of this name is ``"./builtin"``).
         revision: branch, tag or commit of the Hub repository; with the others, as in ``huggingface_hub``.
         cache_dir: where downloads are kept.
         force_download: download even if it is there already.
@@ -79,8 +83,8 @@ def from_pretrained(
         OSError: the network or the disk failed.
     """
     folder = Path(source).expanduser()
-    if folder.is_file():
-        model = model_from_checkpoint(folder)
+    if is_builtin(source) or folder.is_file():
+        model = model_from_checkpoint(source)
         assert isinstance(model, Model)
         return model
     if not folder.is_dir():
@@ -104,7 +108,8 @@ def from_pretrained(
 
 def is_pretrained(source: str | PathLike[str]) -> bool:
     """Whether a source is a folder that holds what :func:`save_pretrained` writes."""
-    return all((Path(source).expanduser() / name).is_file() for name in (CONFIG, WEIGHTS))
+    folder = Path(source).expanduser()
+    return not is_builtin(source) and all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def push_to_hub(

@@ -26,10 +26,11 @@ MAY_IMPORT = {
     "stvit.backbones": {"stvit.layers", *BASE},
     "stvit.predictors": {"stvit.layers", "stvit.backbones", *BASE},
     "stvit.metrics": {"stvit.errors"},
+    "stvit.builtin": {"stvit.errors"},
     "stvit.models2d": {*NETWORKS, *BASE},
     "stvit.models3d": {*NETWORKS, *BASE, "stvit.models2d", "stvit.inflation"},
     "stvit.datasets": {"stvit.errors", "stvit.preprocessing"},
-    "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.inflation", "stvit.inflation_predictor"},
+    "stvit.checkpoint": {*NETWORKS, *BASE, "stvit.builtin", "stvit.inflation", "stvit.inflation_predictor"},
     # A file of others becomes a row of ours, and settings become the rule by which clips are chosen.
     "stvit.config": {"stvit.backbones", "stvit.datasets.video.clip_sampling", *BASE},
 }

@@ -24,6 +24,7 @@ def load_tool() -> ModuleType:
 
 
 check_wheel = load_tool()
+BUILTIN = ("model.safetensors", "config.json", "README.md", "SHA256SUMS")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy2(ROOT / name, copy)
     for folder in ("stvit", "models2d", "models3d", "datasets"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "stvit/builtin/moving_mnist").mkdir(exist_ok=True)
+    for name in BUILTIN:
+        (copy / "stvit/builtin/moving_mnist" / name).write_bytes(b"stands for the shipped predictor's")
     return copy
 
 
@@ -71,6 +75,10 @@ def test_the_wheel_installs_nothing_but_stvit(names: set[str]) -> None:
 def test_the_wheel_is_typed_and_licensed(names: set[str]) -> None:
     assert "stvit/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_shipped_predictor_is_in_the_wheel(names: set[str]) -> None:
+    assert {f"stvit/builtin/moving_mnist/{name}" for name in BUILTIN} <= names
 
 
 def test_a_good_wheel_passes(wheel: Path, checkout: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stvit.backbones.base import Backbone, FeatureMaps
 from stvit.backbones.mvit import MViTSpec
+from stvit.builtin import NAME, is_builtin, read_builtin
 from stvit.checkpoint import fetch
 from stvit.checkpoint.fit import fit, head_names, model_title
 from stvit.checkpoint.layouts import Layout, detect, mixformer, mvit
@@ -48,7 +49,8 @@ def load_checkpoint(
 
     Args:
         model: any module; also one wrapped by DistributedDataParallel or torch.compile.
-        source: a file, an address (http, https, file), or a state dict or checkpoint in memory.
+        source: a file, an address (http, https, file), ``"builtin"`` (the predictor that stvit ships; a file of this
+            name is ``"./builtin"``), or a state dict or checkpoint in memory.
         ema: True for the running mean (exponential moving average) of the weights, an error if the checkpoint has
             none; False for the weights as trained; None for the running mean where there is one.
         allow_new_head: leave the classifier as it is where the checkpoint's is absent or has other sizes.
@@ -150,6 +152,8 @@ def open_checkpoint(source: str | PathLike[str] | Mapping[str, object]) -> tuple
         )
     if not isinstance(source, str | PathLike):
         raise UserError(f"weights come from a file, an address or a state dict, not from {source!r}: give one of these")
+    if is_builtin(source):
+        return read_builtin(), NAME
     if isinstance(source, str) and fetch.is_url(source):
         path = fetch.fetch(source)
         try:

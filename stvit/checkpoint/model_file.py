@@ -90,7 +90,7 @@ def model_from_checkpoint(path: str | PathLike[str], *, ema: bool | None = None)
     """Build the model that one of stvit's own checkpoints describes, in evaluation mode.
 
     Args:
-        path: a file that :func:`save_checkpoint` wrote from :func:`pack_model`, or its address.
+        path: a file that :func:`save_checkpoint` wrote from :func:`pack_model`, its address, or ``"builtin"``.
         ema: which weights, as in :func:`load_checkpoint`; None for their running mean where there is one.
 
     Raises:

@@ -17,7 +17,7 @@ class LoadReport:
     ``loaded``, ``inflated``, ``interpolated`` and ``missing`` hold the model's names, the others the file's.
     """
 
-    source: str  # the file, the address, or "the given state dict"
+    source: str  # the file, the address, "builtin" or "the given state dict"
     layout: str  # the layout found: "stvit" or that of another library
     weights: Literal["as trained", "running mean"] = "as trained"  # which of those that the checkpoint carries
     loaded: tuple[str, ...] = ()

@@ -34,8 +34,9 @@ def predict(
             :func:`stvit.engine.classify_images.classify_image`, of a classifier of clips
             :func:`stvit.engine.classify_clips.classify_clip`, of a predictor
             :func:`stvit.engine.predict_frames.predict_frames`, also for ``out_frames`` and ``start``.
-        model_or_checkpoint: a model, one of stvit's own checkpoints, or a folder that ``save_pretrained`` wrote. A
-            model given is run in evaluation mode and left in the mode it was in.
+        model_or_checkpoint: a model, one of stvit's own checkpoints, a folder that ``save_pretrained`` wrote, or
+            ``"builtin"``, the predictor that stvit ships. A model given is run in evaluation mode and left in the mode
+            it was in.
         out_frames, start: for frame prediction only.
         sequence: which sequence of an array that holds several; not for images.
         top_k: how many classes at most (5); for classification only.

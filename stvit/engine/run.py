@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from stvit.backbones.base import Backbone
+from stvit.builtin import is_builtin
 from stvit.checkpoint import load_checkpoint
 from stvit.checkpoint.fetch import is_url
 from stvit.engine.advice import failures_in_a_line
@@ -99,7 +100,8 @@ def refuse_missing_weights(cfg: CfgNode) -> None:
         ("TRAIN.CHECKPOINT_FILE_PATH", cfg.TRAIN.CHECKPOINT_FILE_PATH if cfg.TRAIN.ENABLE else ""),
         ("TEST.CHECKPOINT_FILE_PATH", cfg.TEST.CHECKPOINT_FILE_PATH),
     ):
-        if source and not is_url(source) and not Path(source).expanduser().is_file():
+        elsewhere = not source or is_url(source) or is_builtin(source)
+        if not elsewhere and not Path(source).expanduser().is_file():
             raise UserError(f"{key} is {source!r}, and there is no such file")
     best = Path(cfg.OUTPUT_DIR) / "checkpoints" / "best.pt"
     if not cfg.TRAIN.ENABLE and not cfg.TEST.CHECKPOINT_FILE_PATH and not best.exists():
