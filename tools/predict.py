@@ -15,9 +15,12 @@ A folder with images in it, and no videos, is one video. Of any other folder all
 those that cannot be read are named, and the exit status is then 1.
 
 A predictor's input is the last frames of the source, as many as it takes. With --start it begins at that frame (from
-0), and the frames after it are shown beside the prediction as the truth.
+0), and the frames after it are shown beside the prediction as the truth. Frames of another size are resized until they
+cover the network's, and what stands out is cut off. --checkpoint builtin is a small predictor that stvit ships: white
+digits on black, 10 frames of 64x64 pixels, then the next 10. (A file of your own called so is ./builtin.)
 
 Example:
+    python tools/predict.py docs/bouncing_digit.gif --checkpoint builtin --output output/predicted
     python tools/predict.py docs/bouncing_digit.gif --checkpoint output/demo/checkpoints/best.pt \
         --start 0 --output output/predicted
 
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "source", nargs="?", help="an image; a video, GIF, array or folder of images; or a folder of videos"
     )
     parser.add_argument("--input", help="the same, by name")
-    parser.add_argument("--checkpoint", required=True, help="weights in any known layout, or a save_pretrained folder")
+    parser.add_argument("--checkpoint", help="weights in any known layout, a save_pretrained folder, or builtin")
     parser.add_argument("--model", help="the network's name, for a checkpoint that does not carry it (published ones)")
     parser.add_argument(
         "--output", type=Path, help="folder for the results; made if missing. Needed for frames and folders of videos"
@@ -79,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (options.source is None) == (options.input is None):
         raise UserError("give what to predict from once, as in: python tools/predict.py clip.mp4 --checkpoint best.pt")
     source = options.source or options.input
+    if not options.checkpoint:
+        raise UserError(
+            "--checkpoint is missing: name weights; to try it on frames, --checkpoint builtin needs no file"
+        )
     if options.output:
         check_output(options.output)
     model = load_model(

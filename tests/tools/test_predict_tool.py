@@ -197,6 +197,13 @@ def test_classes_need_no_folder_and_frames_do(tool, classifier):
     assert "--output is missing" in err
 
 
+def test_who_has_no_checkpoint_is_told_of_the_shipped_one(tool):
+    status, _, err = tool("square.gif", "--output", "out/none")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--checkpoint is missing: name weights" in err
+    assert "--checkpoint builtin needs no file" in err
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [(("--start", 1), "start=1 is for frame prediction"), (("--top-k", 0), "top_k must be"), (("--top-k", "x"), "'x'")],
