@@ -112,7 +112,7 @@ def finished_run(folder: Path, note: str) -> Trained:
     cfg = CfgNode(best["config"])
     if cfg.DATA.DATASET != "moving_mnist":
         raise UserError(f"--run {folder} was trained on DATA.DATASET {cfg.DATA.DATASET}: give a run on moving_mnist")
-    if last["epoch"] < cfg.SOLVER.MAX_EPOCH:  # type: ignore[operator]
+    if last["epoch"] < cfg.SOLVER.MAX_EPOCH:
         raise UserError(
             f"--run {folder} has done {last['epoch']} of {cfg.SOLVER.MAX_EPOCH} epochs: give its command again first"
         )
@@ -269,7 +269,7 @@ nothing else: other pictures and speeds are predicted badly. `stvit.predict` res
 
 ## Licences
 
-The weights: Apache-2.0, as stvit. {LICENCES[config["MOVING_MNIST.DIGITS"]]}
+The weights: Apache-2.0, as stvit. {LICENCES[str(config["MOVING_MNIST.DIGITS"])]}
 """
 
 
