@@ -2,11 +2,11 @@
 
 Example:
     python tools/benchmark.py sequences
+    python tools/benchmark.py train --batch 16 64 --cfg configs/moving_mnist/mixvit_predictor.yaml NUM_GPUS 1
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -14,18 +14,33 @@ from collections.abc import Sequence
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy starts its threads
 
 import torch
-from benchmarks import data, moving_mnist, mvit, similarity, video
+from benchmarks import data, moving_mnist, mvit, similarity, train, video
 
 from stvit.cli import ArgumentParser, run
 
 # What can be measured; each module says how in ``measure`` and with which options in ``add_arguments``.
-SUBJECTS = {"data": data, "sequences": moving_mnist, "metrics": similarity, "mvit": mvit, "video": video}
+SUBJECTS = {
+    "data": data,
+    "sequences": moving_mnist,
+    "metrics": similarity,
+    "mvit": mvit,
+    "train": train,
+    "video": video,
+}
+
+
+class SubjectParser(ArgumentParser):
+    """The options of one subject; a mistake in them is one line too."""
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(description)
+        self.prog = prog
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and run one subject."""
     parser = ArgumentParser(__doc__)
-    subjects = parser.add_subparsers(dest="subject", required=True, parser_class=argparse.ArgumentParser)
+    subjects = parser.add_subparsers(dest="subject", required=True, parser_class=SubjectParser)
     for name, module in SUBJECTS.items():
         subject = subjects.add_parser(name, help=module.measure.__doc__, description=module.measure.__doc__)
         module.add_arguments(subject)
