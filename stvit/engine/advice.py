@@ -1,9 +1,10 @@
-"""What to do when data come slowly, memory is full, or a loader worker has died."""
+"""What to do when data come slowly, memory is full, a loader worker has died, or a network does not compile."""
 
 from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,7 +39,7 @@ def faster_data(cfg: CfgNode) -> str:
 
 @contextmanager
 def failures_in_a_line(cfg: CfgNode) -> Iterator[None]:
-    """Around a run: full memory and dead loader workers become an :class:`OSError` of one line with a way out."""
+    """Around a run: what :func:`remedy` knows becomes an :class:`OSError` of one line with a way out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -49,12 +50,15 @@ def failures_in_a_line(cfg: CfgNode) -> Iterator[None]:
 
 
 def remedy(error: BaseException, cfg: CfgNode) -> str | None:
-    """One line about full memory or a dead loader worker, None for anything else."""
+    """One line about full memory, a dead loader worker or a failed compilation, None for anything else."""
     said = " ".join(f"{error} {error.__cause__ or error.__context__ or ''}".split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"the GPU's memory is full ({_wanted(said)}): {_smaller(cfg)}"
     if isinstance(error, MemoryError) or "can't allocate memory" in said:
         return f"the machine's memory is full ({_wanted(said)}): {_smaller(cfg)}"
+    if cfg.TRAIN.COMPILE and compilation_failed(error):
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        return f"the network could not be compiled ({reason}): set TRAIN.COMPILE False, or mend the compiler"
     if not said.startswith("DataLoader worker"):
         return None
     if "Bus error" in said or "shared memory" in said:
@@ -69,6 +73,11 @@ def remedy(error: BaseException, cfg: CfgNode) -> str | None:
         f"memory, lower DATA_LOADER.NUM_WORKERS {cfg.DATA_LOADER.NUM_WORKERS} or TRAIN.BATCH_SIZE "
         f"{cfg.TRAIN.BATCH_SIZE}{find}; the same command goes on from the last checkpoint"
     )
+
+
+def compilation_failed(error: BaseException) -> bool:
+    """Whether an error is of ``torch.compile`` making code, and not of the code."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
 
 
 def _wanted(said: str) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from stvit.checkpoint import read_checkpoint, rng_state, save_checkpoint
 from stvit.config import config_to_dict
-from stvit.engine.advice import MUCH_WAITING, faster_data
+from stvit.engine.advice import MUCH_WAITING, compilation_failed, faster_data
 from stvit.engine.distributed import World, barrier, batch_norms, gather_objects, share_buffers
 from stvit.engine.logging import Board, MetricsFile, Progress
 from stvit.engine.output import make_output
@@ -78,11 +78,21 @@ def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRe
         save()
         barrier(world)  # none leaves, for its launcher to see, before the file is there
         done = f"stopped after step {state.total_step} of {cfg.SOLVER.MAX_EPOCH * steps_per_epoch}, kept in {last}"
-        command = "the same command" if cfg.TRAIN.AUTO_RESUME else "the same command with TRAIN.AUTO_RESUME True"
-        raise Stopped(stopped.signum, f"{done}; {command} goes on") from None
+        raise Stopped(stopped.signum, f"{done}; {same_command(cfg)} goes on") from None
+    except RuntimeError as error:
+        # A signal to the whole group of processes ends the compiler, in the middle of a step that cannot be kept.
+        if stop.signum is None or not compilation_failed(error):
+            raise
+        done = "stopped while the network was being compiled"
+        raise Stopped(stop.signum, f"{done}; {same_command(cfg)} goes on from the last checkpoint") from None
     finally:
         records.close()
     return state
+
+
+def same_command(cfg: CfgNode) -> str:
+    """What to give again to go on."""
+    return "the same command" if cfg.TRAIN.AUTO_RESUME else "the same command with TRAIN.AUTO_RESUME True"
 
 
 def train_epoch(

@@ -57,6 +57,17 @@ def test_full_memory_names_the_settings_that_save_some():
         np.empty(2**58, np.uint8)
 
 
+def test_a_network_that_does_not_compile_is_one_line_with_what_to_do():
+    def broken(graph, inputs):
+        raise OSError("no compiler\nis here")
+
+    compiled = torch.compile(torch.nn.Linear(2, 2), backend=broken)
+    said = r"^the network could not be compiled \(.*no compiler.*\): set TRAIN\.COMPILE False"
+    with pytest.raises(OSError, match=said) as caught, failures_in_a_line(load_config(None, ["TRAIN.COMPILE", "True"])):
+        compiled(torch.ones(1, 2))
+    assert "\n" not in str(caught.value)
+
+
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="a fault"), failures_in_a_line(load_config(None)):
         raise RuntimeError("a fault")

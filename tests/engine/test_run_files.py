@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import math
 import os
@@ -156,6 +157,19 @@ def test_a_resumed_run_still_knows_that_its_first_epoch_was_the_best(run, tmp_pa
     output = run(tmp_path / "run", "TEST.ENABLE", "False")
     assert read_checkpoint(output / "checkpoints" / "last.pt")["best"] == 3.0
     assert read_checkpoint(output / "checkpoints" / "best.pt")["epoch"] == 1
+
+
+def test_a_signal_that_ends_the_compiler_too_stops_the_run(run, tmp_path, monkeypatch):
+    def killed(graph, inputs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("the compiler was terminated")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=killed))
+    with pytest.raises(
+        Stopped, match="stopped while the network was being compiled; the same command goes on"
+    ) as caught:
+        run(tmp_path / "run", "TRAIN.COMPILE", "True")
+    assert caught.value.status == 128 + signal.SIGTERM
 
 
 def test_the_results_say_what_was_measured_on_what_and_by_which_code(finished):
