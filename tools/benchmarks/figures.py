@@ -45,7 +45,7 @@ class Figures:
     peak_share: float | None  # of the chip's bf16 peak
     peak_memory_bytes: int | None
     start_s: float
-    run_minutes: float | None  # of all the config's steps
+    run_minutes: float | None  # of all the config's steps, by the mean over the windows
     steps_per_window: int
     window_s: tuple[float, ...]
     waited_s: tuple[float, ...]
@@ -108,7 +108,7 @@ def figures_of(
         peak_share=tflops / peak if tflops is not None and peak is not None else None,
         peak_memory_bytes=timing.peak_bytes,
         start_s=timing.start_seconds,
-        run_minutes=None if steps is None else steps * seconds / 60,
+        run_minutes=None if steps is None else steps * timing.mean_step_seconds / 60,
         steps_per_window=timing.pace.steps,
         window_s=tuple(window.seconds for window in timing.windows),
         waited_s=tuple(window.waited for window in timing.windows),
@@ -119,7 +119,7 @@ def columns(samples: str) -> str:
     """The heading of the lines of :func:`line`."""
     return (
         f"{'rung':<26}{'batch':>6}{'ms/step':>10}{'':18}{samples + '/s':>12}{'wait':>7}{'GB':>8}{'TFLOP/s':>9}"
-        f"{'of peak':>9}{'start s':>9}{'run min':>9}"
+        f"{'of peak':>9}{'start s':>9}{'run min':>11}"
     )
 
 
@@ -134,6 +134,6 @@ def line(row: Figures) -> str:
     memory = None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e9
     return (
         f"{name:<26}{row.batch:>6}{row.ms_per_step:>10.2f}{f' ({shortest:.2f}-{longest:.2f})':18}"
-        f"{row.samples_per_s:>12.1f}{row.data_wait:>7.1%}{cell(memory, '.2f', 8)}{cell(row.tflops, '.2f', 9)}"
-        f"{cell(row.peak_share, '.1%', 9)}{row.start_s:>9.1f}{cell(row.run_minutes, '.1f', 9)}"
+        f"{row.samples_per_s:>12.1f}{row.data_wait:>7.1%}{cell(memory, '.2f', 8)}{cell(row.tflops, '.3g', 9)}"
+        f"{cell(row.peak_share, '.1%', 9)}{row.start_s:>9.1f}{cell(row.run_minutes, '.1f', 11)}"
     )

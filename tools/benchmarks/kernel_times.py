@@ -15,12 +15,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from stvit.errors import UserError
 
+OTHER = "other"  # on the CPU also what moves no numbers
 # What a kernel or operator is for, by its name; the first rule that fits counts. The Triton kernels that the compiler
 # writes come first, because they are named after all operators that were fused into them.
 RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
         ("copies and casts", r"^(memcpy|memset)"),
+        (OTHER, r"^aten::(empty|as_strided|view|expand|(un)?squeeze|slice|narrow|select|permute|transpose|detach|t$)"),
         ("matrix and convolution", r"^triton_(tem|mm|convolution)"),
         ("optimizer and clipping", r"^triton_for"),
         ("elementwise, norms, reductions", r"^triton_|cpp_fused"),
@@ -36,12 +38,10 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("elementwise, norms, reductions", r"elementwise|reduce|softmax|index|shuffle|pool|::"),
     )
 )
-KINDS = tuple(dict.fromkeys(kind for kind, _ in RULES))
-OTHER = "other"
 
 
 def kind_of(name: str) -> str:
-    """What a kernel or operator of this name is for: one of KINDS, or OTHER."""
+    """What a kernel or operator of this name is for: a kind of RULES, or OTHER."""
     return next((kind for kind, pattern in RULES if pattern.search(name)), OTHER)
 
 
@@ -79,14 +79,14 @@ class Profile:
 
 
 def profile_steps(run: Callable[[int], object], steps: int, device: torch.device, step_seconds: float) -> Profile:
-    """Run so many steps under torch's profiler, after one more that starts it.
+    """Run so many steps under torch's profiler.
+
+    Once in a process: on a GPU a second session can crash where CUDA graphs were recorded, or see nothing.
 
     Raises:
         UserError: it sees nothing of what the GPU does.
     """
     activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
-    with profile(activities=activities):
-        run(1)
     with profile(activities=activities) as profiler:
         run(steps)
         if device.type == "cuda":

@@ -8,14 +8,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from benchmarks import kernel_times
-from benchmarks.figures import Records, columns, figures_of, line, peak_tflops
+from benchmarks.figures import Figures, Records, columns, figures_of, line, peak_tflops
 from benchmarks.trainee import ConstantSamples, Pace, Subject, Timing, Trainee, time_in_turns
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -62,7 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="in a window, whose ends are timed (default: 20)")
     parser.add_argument("--windows", type=int, default=5, help="whose median counts (default: 5)")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before the first window (default: 10)")
-    parser.add_argument("--profile", type=int, default=10, metavar="N", help="steps of the last rung; 0: no profile")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=10,
+        metavar="N",
+        help="steps of the highest rung to profile; 0: none (default: 10)",
+    )
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="of the chip in bf16 (default: by its name)")
     parser.add_argument("--rival", choices=RIVALS, help="train this library's network in turns with ours")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all figures as JSON")
@@ -79,6 +85,8 @@ def measure(args: argparse.Namespace) -> None:
         ladder.climb()
         if args.rival:
             ladder.race()
+        if args.profile:
+            ladder.profile()
     if ladder.faults:
         sys.exit(f"error: {ladder.faults} of the measurements failed; what each said is above")
 
@@ -110,7 +118,7 @@ class Ladder:
         Raises:
             UserError: a mistake in settings or data, or nothing that this machine can measure.
         """
-        self.args, self.faults, self.profile = args, 0, ""
+        self.args, self.faults = args, 0
         self.cfg = training_config(args.cfg, args.settings, folder)
         self.world = World(torch.device("cuda", 0) if self.cfg.NUM_GPUS else torch.device("cpu"))
         name, settings = model_settings(self.cfg)
@@ -206,32 +214,43 @@ class Ladder:
         yield (
             f"medians of {args.windows} windows of {args.steps} steps (shortest and longest beside them); wait: share "
             "of the time in which the host waits for data; TFLOP/s: six times the GMACs a step; start: what the first "
-            "steps take more (less where torch's cache on disk holds compiled code); run: all steps of the config"
+            "steps take more (less where torch's cache on disk holds compiled code); run: all steps of the config, by "
+            "the windows' mean"
         )
         yield columns(self.samples)
 
     def climb(self) -> None:
-        """Measure the rungs, and profile the last one with the first batch size."""
+        """Measure the rungs."""
         for rung in self.rungs:
             for batch in self.args.batch:
-                profiled = self.args.profile if (rung, batch) == (self.rungs[-1], self.args.batch[0]) else 0
                 cfg = self._settings(rung, batch)
-                self._attempt(rung, batch, cfg, partial(self._measure, rung, cfg, profiled))
-                self._free(cfg)
-        print(self.profile, end="", flush=True)
+                self._attempt(rung, batch, cfg, partial(self._measure, rung, cfg))
 
-    def _measure(self, rung: str, cfg: CfgNode, profiled: int) -> None:
-        """One rung with one batch size, and a profile of so many steps."""
-        subject = self._subject(cfg)
-        trainee = Trainee(partial(self._own_network, cfg), cfg, self.world, subject, self._pace(cfg), profiled + 1)
-        (timing,) = time_in_turns([trainee], self._pace(cfg))
+    def _measure(self, rung: str, cfg: CfgNode) -> None:
+        subject, pace = self._subject(cfg), self._pace(cfg)
+        trainee = Trainee(partial(self._own_network, cfg), cfg, self.world, subject, pace)
+        (timing,) = time_in_turns([trainee], pace)
         epoch = subject.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS
         self._note("stvit", rung, cfg, timing, None if self.made_up else cfg.SOLVER.MAX_EPOCH * epoch)
-        if profiled:
-            profile = kernel_times.profile_steps(trainee.run, profiled, self.world.device, timing.step_seconds)
-            self.records.profile = {"rung": rung, "batch": cfg.TRAIN.BATCH_SIZE, **asdict(profile)}
-            self.records.write(self.args.output)
-            self.profile = f"\nprofile of {rung}, batch {cfg.TRAIN.BATCH_SIZE}, {kernel_times.report(profile)}"
+
+    def profile(self) -> None:
+        """Profile the highest rung that was measured, at the first batch size.
+
+        After all measurements: the profiler may slow down what comes after it, and need not work twice in a process.
+        """
+        measured = [row for row in self.records.figures if row.rung in RUNGS and row.batch == self.args.batch[0]]
+        if measured:
+            row = measured[-1]
+            cfg = self._settings(row.rung, row.batch)
+            self._attempt(f"profile of {row.rung}", row.batch, cfg, partial(self._profile, row, cfg))
+
+    def _profile(self, row: Figures, cfg: CfgNode) -> None:
+        pace = replace(self._pace(cfg), steps=self.args.profile, windows=1)
+        trainee = Trainee(partial(self._own_network, cfg), cfg, self.world, self._subject(cfg), pace)
+        profile = kernel_times.profile_steps(trainee.run, pace.steps, self.world.device, row.ms_per_step / 1e3)
+        self.records.profile = {"rung": row.rung, "batch": row.batch, **asdict(profile)}
+        self.records.write(self.args.output)
+        print(f"\nprofile of {row.rung}, batch {row.batch}, {kernel_times.report(profile)}", flush=True)
 
     def race(self) -> None:
         """Train the rival's network in turns with ours, eager and compiled in bf16."""
@@ -239,7 +258,6 @@ class Ladder:
             for batch in self.args.batch:
                 cfg = changed(self._settings(rung, batch), {"TRAIN.CHANNELS_LAST": False}, f"rung {rung}")
                 self._attempt(f"{rung} in turns", batch, cfg, partial(self._race, f"{rung} in turns", cfg))
-                self._free(cfg)
 
     def _race(self, rung: str, cfg: CfgNode) -> None:
         pace, rival = self._pace(cfg), self.rival
@@ -248,7 +266,7 @@ class Ladder:
             "stvit": partial(self._own_network, cfg),
             self.args.rival: lambda: rival().to(self.world.device),
         }
-        trainees = [Trainee(build, cfg, self.world, self._subject(cfg), pace, 0) for build in networks.values()]
+        trainees = [Trainee(build, cfg, self.world, self._subject(cfg), pace) for build in networks.values()]
         ours, theirs = timings = time_in_turns(trainees, pace)
         for network, timing in zip(networks, timings, strict=True):
             self._note(network, rung, cfg, timing, None)
@@ -272,29 +290,28 @@ class Ladder:
 
     def _attempt(self, rung: str, batch: int, cfg: CfgNode, work: Callable[[], None]) -> None:
         """Measure; if that fails say why in a line, so that one rung does not cost the others."""
+        said, expected = "", True
         try:
             work()
         except (UserError, Diverged) as error:
             said, expected = str(error), False
-        except OSError:
-            raise  # the file cannot be written
         except Exception as error:
             said, expected = remedy(error, cfg) or "", isinstance(error, torch.OutOfMemoryError | MemoryError)
             if not said:
                 traceback.print_exc()
                 said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        else:
-            return
-        self.faults += not expected
-        self.records.failed.append({"rung": rung, "batch": batch, "error": said})
-        self.records.write(self.args.output)
-        print(f"{rung:<26}{batch:>6}  failed: {' '.join(said.split())}", flush=True)
+        if said:
+            self.faults += not expected
+            self.records.failed.append({"rung": rung, "batch": batch, "error": said})
+            self.records.write(self.args.output)
+            print(f"{rung:<26}{batch:>6}  failed: {' '.join(said.split())}", flush=True)
+        self._free(cfg)
 
     def _free(self, cfg: CfgNode) -> None:
         """Give back what a measurement held, compiled code included."""
-        gc.collect()
         if cfg.TRAIN.COMPILE:
             torch.compiler.reset()
+        gc.collect()
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -100,6 +100,11 @@ class Timing:
         return statistics.median(window.seconds for window in self.windows) / self.pace.steps
 
     @property
+    def mean_step_seconds(self) -> float:
+        """Of a step, what happens once in many steps included (data made on the device come many batches at a time)."""
+        return statistics.fmean(window.seconds for window in self.windows) / self.pace.steps
+
+    @property
     def start_seconds(self) -> float:
         """By how much the first steps took longer: compiling, choosing kernels, recording, starting loader workers."""
         return max(0.0, self.warm_up_seconds - self.pace.warm_up * self.step_seconds)
@@ -118,15 +123,14 @@ class Trainee(Generic[Batch]):
     """
 
     def __init__(
-        self, build: Callable[[], nn.Module], cfg: CfgNode, world: World, subject: Subject[Batch], pace: Pace, more: int
+        self, build: Callable[[], nn.Module], cfg: CfgNode, world: World, subject: Subject[Batch], pace: Pace
     ) -> None:
         """Build the network on its device, and take the steps that warm it up.
 
-        Args:
-            more: steps that may follow those of ``pace``; the schedule of a shorter run is drawn out to all of them.
+        The schedule of a run that is shorter than ``pace`` is drawn out to its steps.
         """
         self._cfg, self._device, self._subject = cfg, world.device, subject
-        steps_per_epoch = max(pace.total + more, subject.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS)
+        steps_per_epoch = max(pace.total, subject.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS)
         others = self._allocated()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
