@@ -197,7 +197,7 @@ def default_config() -> CfgNode:
     _C.TRAIN.CHECKPOINT_PERIOD = 1
     # Optimiser steps between two writes of it inside an epoch; 0: only at the ends of epochs.
     _C.TRAIN.CHECKPOINT_STEPS = 0
-    # Weights to start from, in any layout that stvit.load_checkpoint reads; empty: random ones.
+    # Weights to start from, in any layout that stvit.load_checkpoint reads, or builtin; empty: random ones.
     _C.TRAIN.CHECKPOINT_FILE_PATH = ""
     # Leave the classifier at random where those weights are for other classes; False refuses them.
     _C.TRAIN.NEW_HEAD = False
@@ -261,7 +261,7 @@ def default_config() -> CfgNode:
     _C.TEST.ENABLE = True
     # Samples at once, in validation too; in all processes together, where several evaluate.
     _C.TEST.BATCH_SIZE = 16
-    # Weights to evaluate, in any layout that stvit.load_checkpoint reads; empty: the best of this run.
+    # Weights to evaluate, in any layout that stvit.load_checkpoint reads, or builtin; empty: the best of this run.
     _C.TEST.CHECKPOINT_FILE_PATH = ""
     # Videos: clips spread over each whose scores are averaged, and crops of each clip (1: the centre; 3: the longer
     # side's beginning, middle and end). Their short side is DATA.TEST_CROP_SIZE over DATA.VAL_CROP_RATIO.
