@@ -55,6 +55,8 @@ class RecordedGradients(Generic[Batch]):
     ) -> None:
         self._plain, self._record = plain, record
         self._parameters = [p for p in plain.network.parameters() if p.requires_grad]
+        on_gpu = plain.precision.device.type == "cuda"
+        self._beside = torch.cuda.Stream(plain.precision.device) if on_gpu else None
         self._steps = 0
         self._static: Inputs = ()
         self._recording: Recording | None = None
@@ -83,13 +85,12 @@ class RecordedGradients(Generic[Batch]):
 
     def _warm_up(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """A plain step beside the default stream, as a recording is: what it sets up is then of use to that."""
-        if self._plain.precision.device.type != "cuda":
+        if self._beside is None:
             return self._compute(inputs)
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        self._beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._beside):
             loss, norm = self._compute(inputs)
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(self._beside)
         return loss, norm
 
     def _compute(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
