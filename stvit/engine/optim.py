@@ -24,23 +24,19 @@ ONECYCLE_BETA1 = (0.85, 0.95)
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     """SGD, Adam or AdamW with the learning rates and weight decays of :func:`parameter_groups`.
 
-    On a GPU one kernel updates many weights at once, and the host never waits for it ("fused").
+    On a GPU one kernel of Adam updates many weights at once, and the host never waits for it ("fused"). SGD's leaves
+    its momentum unset where fp16 skips the first step, and is not used.
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, cfg)
     rate = learning_rates(cfg).base
-    fused = all(p.is_cuda for p in model.parameters()) or None
     if solver.OPTIMIZING_METHOD == "sgd":
         return torch.optim.SGD(
-            groups,
-            lr=rate,
-            momentum=solver.MOMENTUM,
-            dampening=solver.DAMPENING,
-            nesterov=solver.NESTEROV,
-            fused=fused,
+            groups, lr=rate, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=solver.NESTEROV
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[solver.OPTIMIZING_METHOD]
     first, second = solver.BETAS
+    fused = all(p.is_cuda for p in model.parameters()) or None
     return kind(groups, lr=rate, betas=(first, second), fused=fused)
 
 

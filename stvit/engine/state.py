@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from fvcore.common.config import CfgNode
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from stvit.checkpoint import pack_model, set_rng_state
@@ -187,13 +187,17 @@ def restore(state: TrainingState, checkpoint: Mapping[str, object], seed: int, w
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Restore an optimiser, and let it go on in the way that is best on this device: fused on a GPU.
+    """Restore an optimiser, which goes on as it was built: fused on a GPU, its means laid out as the weights are.
 
-    torch restores the way of the device that the state was saved on.
+    torch restores the way and the layout of the run that saved it.
     """
     ways = [group.get("fused") for group in optimizer.param_groups]
     groups = [{**group, "fused": way} for group, way in zip(saved["param_groups"], ways, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def refuse_changed_run(checkpoint: Mapping[str, object], cfg: CfgNode, path: str) -> None:
