@@ -167,6 +167,10 @@ def _check_recording(cfg: CfgNode, refuse: Refuse) -> None:
     ):
         if value != wanted:
             refuse("TRAIN.CUDA_GRAPHS", f"a recorded step needs {key} {wanted}, which is {value}; set it to False")
+    if cfg.MODEL.ACT_CHECKPOINT and not cfg.TRAIN.COMPILE:
+        refuse(
+            "TRAIN.CUDA_GRAPHS", "MODEL.ACT_CHECKPOINT asks the GPU for its random state; set TRAIN.COMPILE True too"
+        )
     if cfg.TRAIN.PRECISION == "fp16":
         refuse("TRAIN.CUDA_GRAPHS", "TRAIN.PRECISION fp16 decides after each step whether it counts; use bf16")
 

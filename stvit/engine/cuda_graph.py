@@ -9,6 +9,7 @@ launched while the graph still computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from stvit.errors import UserError
 
 Batch = TypeVar("Batch")
 
-# Steps before the recording, which are taken like any other: they compile, choose algorithms and make room.
+# Steps on batches of one shape before the recording, taken like any other: they compile, choose algorithms, make room.
 WARM_UP = 3
 
 
@@ -30,11 +31,11 @@ class Recording(NamedTuple):
     result: Tensor  # where each replay leaves what the recorded work returned
 
 
-def cuda_graph(work: Callable[[], Tensor]) -> Recording:
-    """Record work on the current CUDA device; it is not carried out until it is replayed."""
+def cuda_graph(work: Callable[[], Tensor], stream: torch.cuda.Stream | None = None) -> Recording:
+    """Record work on a stream of the current CUDA device; it is not carried out until it is replayed."""
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on with calls that a recording forbids: the one that pins memory for the loader does.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = work()
     return Recording(graph.replay, result)
 
@@ -51,13 +52,14 @@ class RecordedGradients(Generic[Batch]):
     """
 
     def __init__(
-        self, plain: MeanGradients[Batch], record: Callable[[Callable[[], Tensor]], Recording] = cuda_graph
+        self, plain: MeanGradients[Batch], record: Callable[[Callable[[], Tensor]], Recording] | None = None
     ) -> None:
-        self._plain, self._record = plain, record
         self._parameters = [p for p in plain.network.parameters() if p.requires_grad]
         on_gpu = plain.precision.device.type == "cuda"
         self._beside = torch.cuda.Stream(plain.precision.device) if on_gpu else None
-        self._steps = 0
+        self._plain, self._record = plain, record or partial(cuda_graph, stream=self._beside)
+        self._kind: list[tuple[torch.Size, torch.dtype]] = []
+        self._steps = 0  # in a row, on inputs of this kind
         self._static: Inputs = ()
         self._recording: Recording | None = None
         self._gradients: list[Tensor | None] = []
@@ -66,14 +68,16 @@ class RecordedGradients(Generic[Batch]):
         """See :data:`Gradients`; ``batches`` holds one."""
         (batch,) = batches
         inputs = self._plain.objective.inputs(batch)
-        if self._steps < WARM_UP:
-            self._steps += 1
-            return self._warm_up(inputs)
+        kind = [(tensor.shape, tensor.dtype) for tensor in inputs]
         if self._recording is None:
+            self._steps = self._steps + 1 if kind == self._kind else 1
+            self._kind = kind
+            if self._steps <= WARM_UP:
+                return self._warm_up(inputs)
             self._static = tuple(tensor.clone() for tensor in inputs)
             self._recording = self._recorded()
             self._gradients = [parameter.grad for parameter in self._parameters]
-        if not alike(inputs, self._static):
+        if kind != self._kind:
             return self._compute(inputs)
         for kept, new in zip(self._static, inputs, strict=True):
             kept.copy_(new)
@@ -108,13 +112,8 @@ class RecordedGradients(Generic[Batch]):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(error.__context__ or error).partition("\n")[0]  # the end of a broken recording fails too
             raise UserError(
                 f"the training step of {type(self._plain.network).__name__} cannot be recorded ({reason}): set "
                 "TRAIN.CUDA_GRAPHS False"
             ) from error
-
-
-def alike(inputs: Inputs, others: Inputs) -> bool:
-    """Whether tensors have the same shapes and types."""
-    return [(x.shape, x.dtype) for x in inputs] == [(x.shape, x.dtype) for x in others]

@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from stvit.engine.advice import MUCH_WAITING, VIDEOS, failures_in_a_line, faster_data, usable_cores
+from stvit.engine.cuda_graph import WARM_UP
 from stvit.engine.distributed import World, is_launched, refuse_missing_gpus, seed_everything
 from stvit.engine.evaluate import load_weights
 from stvit.engine.output import refuse_unfit_output
@@ -117,12 +118,12 @@ def in_process(cfg: CfgNode) -> CfgNode:
 
 
 def train_a_step(cfg: CfgNode, model: nn.Module, task: Task, world: World) -> Cost:
-    """A step to warm up and a step to measure, each of one batch."""
+    """Steps to warm up, one as a rule, and a step to measure, each of one batch."""
     state = new_state(model, cfg, world, max(1, task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS), task)
     model.train()
     batches = itertools.chain.from_iterable(task.train_batches(epoch, 0) for epoch in itertools.count())
     waited = network = math.nan
-    for _ in range(2):
+    for _ in range(WARM_UP + 2 if cfg.TRAIN.CUDA_GRAPHS else 2):  # the last one replays what the one before recorded
         waited, batch = timed(partial(next, batches), world.device)
         step = partial(training_step, state.gradients, [batch], state.optimizer, state.precision)
         network, (loss, _) = timed(step, world.device)
