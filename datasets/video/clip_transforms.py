@@ -160,7 +160,7 @@ def normalised_clips(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 ``(B, 3, T, h, w)`` on any device to float32 ``(x / 255 - mean) / std``."""
     pixels = clips.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     mean, std = (
-        torch.tensor(values, device=clips.device)[:, None, None, None]
+        torch.tensor(values).to(clips.device, non_blocking=True)[:, None, None, None]
         for values in (preprocessing.mean, preprocessing.std)
     )
     return pixels.sub_(mean).div_(std)
