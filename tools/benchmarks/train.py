@@ -213,9 +213,9 @@ class Ladder:
             yield f"left out: {rung}: {reason}"
         yield (
             f"medians of {args.windows} windows of {args.steps} steps (shortest and longest beside them); wait: share "
-            "of the time in which the host waits for data; TFLOP/s: six times the GMACs a step; start: what the first "
-            "steps take more (less where torch's cache on disk holds compiled code); run: all steps of the config, by "
-            "the windows' mean"
+            "of the time in which the host waits for data; GB: the most that torch reserved; TFLOP/s: six times the "
+            "GMACs a step; start: what the first steps take more (less where torch's cache on disk holds compiled "
+            "code); run: all steps of the config, by the windows' mean"
         )
         yield columns(self.samples)
 

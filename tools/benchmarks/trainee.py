@@ -131,7 +131,7 @@ class Trainee(Generic[Batch]):
         """
         self._cfg, self._device, self._subject = cfg, world.device, subject
         steps_per_epoch = max(pace.total, subject.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS)
-        others = self._allocated()
+        others = self._reserved()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         model = build()
@@ -145,7 +145,8 @@ class Trainee(Generic[Batch]):
         self._warm_up = self._timed(pace.warm_up)
         self._peak = None
         if self._device.type == "cuda":
-            self._peak = torch.cuda.max_memory_allocated(self._device) - others
+            # Reserved, not allocated: what a CUDA graph computes with is its own, and no tensor's afterwards.
+            self._peak = torch.cuda.max_memory_reserved(self._device) - others
 
     def time_a_window(self) -> None:
         """Take and time the steps of a window."""
@@ -185,8 +186,8 @@ class Trainee(Generic[Batch]):
         where = f"step {state.step} ({'; '.join(map(self._subject.describe, group))})"
         state.interval.add(where, loss, norm, self._cfg.TRAIN.BATCH_SIZE * accumulate)
 
-    def _allocated(self) -> int:
-        return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else 0
+    def _reserved(self) -> int:
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
 
 
 def time_in_turns(trainees: Sequence[Trainee[Batch]], pace: Pace) -> list[Timing]:
