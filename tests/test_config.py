@@ -201,6 +201,7 @@ def test_numbers_outside_their_range_are_refused(keys, value):
         (("NUM_GPUS", "2", "TRAIN.CUDA_GRAPHS", "True"), "TRAIN.CUDA_GRAPHS"),
         (("TRAIN.ACCUMULATE_STEPS", "2", "TRAIN.CUDA_GRAPHS", "True"), "TRAIN.CUDA_GRAPHS"),
         (("TRAIN.PRECISION", "fp16", "TRAIN.CUDA_GRAPHS", "True"), "TRAIN.CUDA_GRAPHS"),
+        (("MODEL.ACT_CHECKPOINT", "True", "TRAIN.CUDA_GRAPHS", "True"), "TRAIN.CUDA_GRAPHS"),
         (("SOLVER.ONECYCLE_PCT_START", "1"), "SOLVER.ONECYCLE_PCT_START"),
         (("SOLVER.BETAS", "[1, 0.9]"), "SOLVER.BETAS"),
         (("SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MOMENTUM", "0"), "SOLVER.NESTEROV"),

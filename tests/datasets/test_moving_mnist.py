@@ -165,16 +165,19 @@ class TestDevice:
             assert torch.equal(batch.frames, dataset.__getitems__([(epoch, i) for i in indices.tolist()]).frames)
             assert (batch.epoch, batch.indices.tolist()) == (epoch, indices.tolist())
 
-    @pytest.mark.parametrize("sequences", [1, 7, 1000])
+    @pytest.mark.parametrize("sequences", [1, 6, 7, 1000])
     def test_batches_that_are_made_together_are_those_of_the_workers(self, digits, monkeypatch, sequences):
         spec = MovingMNISTSpec(n_digits=(1, 2), image_size=32, frames=4)
         monkeypatch.setattr("stvit.datasets.moving_mnist_device.PORTION", sequences * 2 * 4 * 32 * 32)
         sampler = EpochBatchSampler(23, 3)
         sampler.set_epoch(4, 2)  # as a run goes on inside an epoch
-        device = DeviceMovingMNIST(digits, spec, seed=5, device="cpu")
+        device, asked = DeviceMovingMNIST(digits, spec, seed=5, device="cpu"), []
+        make = device.batch
+        monkeypatch.setattr(device, "batch", lambda epoch, indices: asked.append(len(indices)) or make(epoch, indices))
         made = list(device.batches(4, ([index for _, index in keys] for keys in sampler)))
         wanted = list(batch_loader(MovingMNIST(digits, spec, 23, seed=5), sampler, 0, False))
         assert len(made) == len(wanted) == 5
+        assert asked == {1: [3] * 5, 6: [6, 6, 3], 7: [6, 6, 3], 1000: [15]}[sequences]
         for batch, other in zip(made, wanted, strict=True):
             assert torch.equal(batch.frames, other.frames)
             assert (batch.epoch, batch.indices.tolist()) == (4, other.indices.tolist())

@@ -10,12 +10,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stvit
+from stvit.checkpoint import rng_state
 from stvit.config import default_config
 from stvit.datasets import SequenceBatch
 from stvit.engine.cuda_graph import WARM_UP, RecordedGradients, Recording
 from stvit.engine.distributed import ALONE
 from stvit.engine.optim import build_precision
-from stvit.engine.state import load_optimizer, new_state
+from stvit.engine.state import load_optimizer, new_state, restore, training_payload
 from stvit.engine.steps import MeanGradients, training_step
 from stvit.engine.tasks.moving_mnist import MovingMNISTPrediction
 from stvit.errors import UserError
@@ -96,19 +97,42 @@ def test_a_batch_of_another_shape_is_computed_without_the_recording():
     assert all(torch.equal(recorded_weights[name], value) for name, value in weights.items())
 
 
-def test_a_step_that_cannot_be_recorded_is_refused_in_one_line():
+def test_only_a_shape_that_was_warmed_up_is_recorded():
+    batches = some_batches(*[8] * WARM_UP, 5, *[8] * WARM_UP, 8, 8)
+    plain, weights, _ = trained(batches, recorded=False)
+    found, recorded_weights, tape = trained(batches, recorded=True)
+    assert (tape.recordings, tape.replays) == (1, 2)
+    assert found == plain
+    assert all(torch.equal(recorded_weights[name], value) for name, value in weights.items())
+
+
+def fail_to_record(failure):
+    """Steps up to a recording that fails."""
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plain = MeanGradients(model, SquaredError(), optimizer, build_precision("fp32", CPU), 0.0)
 
-    def refuse(work):
-        raise RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
+    def broken(work):
+        try:
+            raise failure
+        finally:
+            if not isinstance(failure, torch.OutOfMemoryError):
+                raise RuntimeError("the end of the recording fails as well")
 
-    gradients = RecordedGradients(plain, refuse)
-    for batch in some_batches(*[4] * WARM_UP):
+    gradients = RecordedGradients(plain, broken)
+    for batch in some_batches(*[4] * (WARM_UP + 1)):
         gradients([batch])
+
+
+def test_a_step_that_cannot_be_recorded_is_refused_in_one_line():
+    failure = RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
     with pytest.raises(UserError, match=r"^the training step of Linear .*capturing\): set TRAIN\.CUDA_GRAPHS False$"):
-        gradients(some_batches(4))
+        fail_to_record(failure)
+
+
+def test_full_memory_while_recording_stays_what_it_is():
+    with pytest.raises(torch.OutOfMemoryError):
+        fail_to_record(torch.OutOfMemoryError("CUDA out of memory"))
 
 
 # What asks a device for a number, or brings one to it: the host waits, or a recording is refused.
@@ -129,15 +153,20 @@ class Watch(TorchDispatchMode):
         return operation(*arguments, **(named or {}))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_step_of_the_predictor_never_waits_for_the_device(precision):
+def predictor_state(*pairs, layout=torch.contiguous_format):
+    """The settings and the state of a run with a small predictor, before its first step."""
     cfg = default_config()
-    cfg.merge_from_list(["TRAIN.PRECISION", precision, "SOLVER.CLIP_GRAD_L2NORM", 1.0, "SOLVER.MAX_EPOCH", 2])
+    cfg.merge_from_list(["SOLVER.CLIP_GRAD_L2NORM", 1.0, "SOLVER.MAX_EPOCH", 2, *pairs])
     task = MovingMNISTPrediction.__new__(MovingMNISTPrediction)  # without its data
     task.device, task.frames_in, task.frames_out = CPU, 10, 10
     settings = {"hidden_spatial": 4, "hidden_translator": 32, "channel_heads": 4, "dim_head": 8}
-    model = stvit.create_model("mixvit_predictor", **settings).train()
-    state = new_state(model, cfg, ALONE, 200, task)
+    model = stvit.create_model("mixvit_predictor", **settings).train().to(memory_format=layout)
+    return cfg, new_state(model, cfg, ALONE, 200, task)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_step_of_the_predictor_never_waits_for_the_device(precision):
+    _, state = predictor_state("TRAIN.PRECISION", precision)
     batch = SequenceBatch(torch.randint(0, 256, (2, 20, 1, 64, 64), dtype=torch.uint8), 0, torch.arange(2))
     training_step(state.gradients, [batch], state.optimizer, state.precision)
     with Watch() as watch:
@@ -157,6 +186,28 @@ def test_a_pass_of_a_video_network_brings_no_number_to_the_device_twice():
         model(clips).sum().backward()
     assert watch.operations > 100
     assert watch.found == []
+
+
+def test_settings_decide_whether_steps_are_recorded():
+    assert isinstance(predictor_state()[1].gradients, MeanGradients)
+    assert isinstance(predictor_state("TRAIN.CUDA_GRAPHS", True)[1].gradients, RecordedGradients)
+
+
+def test_a_run_that_goes_on_in_another_memory_layout_has_its_means_in_it():
+    cfg, state = predictor_state()
+    batch = SequenceBatch(torch.randint(0, 256, (2, 20, 1, 64, 64), dtype=torch.uint8), 0, torch.arange(2))
+    training_step(state.gradients, [batch], state.optimizer, state.precision)
+    payload = training_payload(state, cfg, {}, [rng_state()], 0)
+    _, other = predictor_state(layout=torch.channels_last)
+    restore(other, payload, 0, ALONE)
+    pairs = zip(state.model.parameters(), other.model.parameters(), strict=True)
+    changed = 0
+    for before, after in pairs:
+        mean = other.optimizer.state[after]["exp_avg"]
+        assert mean.stride() == after.stride()
+        assert torch.equal(mean, state.optimizer.state[before]["exp_avg"])
+        changed += after.stride() != before.stride()
+    assert changed > 5
 
 
 def test_a_resumed_optimiser_keeps_the_way_of_its_device():

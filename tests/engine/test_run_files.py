@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import math
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.exc
 import yaml
 from main_runs import TINY_PREDICTOR, TINY_SEQUENCES, results
 
@@ -159,17 +159,31 @@ def test_a_resumed_run_still_knows_that_its_first_epoch_was_the_best(run, tmp_pa
     assert read_checkpoint(output / "checkpoints" / "best.pt")["epoch"] == 1
 
 
-def test_a_signal_that_ends_the_compiler_too_stops_the_run(run, tmp_path, monkeypatch):
-    def killed(graph, inputs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise OSError("the compiler was terminated")
+def failing_step(monkeypatch, error, signum=None):
+    """Every step gets a signal, if one is given, and fails."""
 
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=killed))
-    with pytest.raises(
-        Stopped, match="stopped while the network was being compiled; the same command goes on"
-    ) as caught:
+    def step(*arguments):
+        if signum is not None:
+            os.kill(os.getpid(), signum)
+        raise error
+
+    monkeypatch.setattr(stvit.engine.train, "training_step", step)
+
+
+def test_a_signal_that_ends_the_compiler_too_stops_the_run(run, tmp_path, monkeypatch):
+    failing_step(monkeypatch, torch._dynamo.exc.TorchDynamoException("the compiler was ended"), signal.SIGTERM)
+    with pytest.raises(Stopped, match="was being compiled; the same command goes on from the last") as caught:
         run(tmp_path / "run", "TRAIN.COMPILE", "True")
     assert caught.value.status == 128 + signal.SIGTERM
+
+
+def test_a_compiler_that_fails_by_itself_and_a_fault_after_a_signal_are_errors(run, tmp_path, monkeypatch):
+    failing_step(monkeypatch, torch._dynamo.exc.TorchDynamoException("no compiler"))
+    with pytest.raises(OSError, match=r"could not be compiled \(no compiler\): set TRAIN\.COMPILE False"):
+        run(tmp_path / "run", "TRAIN.COMPILE", "True")
+    failing_step(monkeypatch, RuntimeError("a fault"), signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="a fault"):
+        run(tmp_path / "run", "TRAIN.COMPILE", "True")
 
 
 def test_the_results_say_what_was_measured_on_what_and_by_which_code(finished):
