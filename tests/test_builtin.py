@@ -148,12 +148,6 @@ def test_training_starts_from_it(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert Path("started/checkpoints/best.pt").is_file()
 
 
-LAST = pytest.mark.xfail(
-    strict=True, reason="the trained files are committed last; take this mark away with that commit"
-)
-
-
-@LAST
 def test_the_shipped_files_have_their_digests_and_a_card_with_the_figures() -> None:
     listed = dict(reversed(line.split()) for line in (FOLDER / DIGESTS).read_text().splitlines())
     assert {path.name for path in FOLDER.iterdir()} == {*FILES, DIGESTS}
@@ -166,7 +160,6 @@ def test_the_shipped_files_have_their_digests_and_a_card_with_the_figures() -> N
     assert name == demo.MODEL.NAME
 
 
-@LAST
 def test_the_shipped_predictor_beats_every_simple_method_on_digits_that_it_never_saw() -> None:
     digits = load_digits("sklearn", "test")
     sequences = MovingMNIST(digits, MovingMNISTSpec(), 20, seed=0, stream=TEST_STREAM)
