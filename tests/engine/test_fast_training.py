@@ -18,12 +18,12 @@ from stvit.engine.tasks import build_task
 FAST = ("TRAIN.PRECISION", "bf16", "TRAIN.CHANNELS_LAST", True, "MOVING_MNIST.ON_DEVICE", True)
 
 
-def settings(cache, *pairs):
+def settings(cache, *pairs, drop_path=0.1):
     """A run of one digit on 12 pixels, 32 steps an epoch."""
     cfg = default_config()
     for key, value in {**TINY_SEQUENCES, "TRAIN_SEQUENCES": 128, "VAL_SEQUENCES": 4, "TEST_SEQUENCES": 4}.items():
         cfg.MOVING_MNIST[key] = value
-    for key, value in TINY_PREDICTOR.items():
+    for key, value in {**TINY_PREDICTOR, "drop_path": drop_path, "first_drop_path": drop_path}.items():
         cfg.MODEL.ARGS[key] = value
     cfg.merge_from_list([
         "DATA.CACHE_DIR", str(cache), "TRAIN.BATCH_SIZE", 4, "TRAIN.PRECISION", "fp32", "SOLVER.BASE_LR", 2e-3,
@@ -65,16 +65,16 @@ def test_fast_settings_train_as_plain_ones_do_for_200_steps(tmp_path):
 
 @pytest.mark.slow
 def test_the_compiled_step_trains_as_the_plain_one_does_for_200_steps(tmp_path):
-    no_drop = ("MODEL.ARGS.drop_path", 0.0, "MODEL.ARGS.first_drop_path", 0.0)  # a compiler draws other numbers
-    plain = losses(settings(tmp_path, *no_drop), 200)
-    fast = losses(settings(tmp_path, *no_drop, *FAST, "TRAIN.COMPILE", True), 200)
+    # A compiler draws other numbers for drop path.
+    plain = losses(settings(tmp_path, drop_path=0.0), 200)
+    fast = losses(settings(tmp_path, *FAST, "TRAIN.COMPILE", True, drop_path=0.0), 200)
     assert_same_training(fast, plain)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_recorded_steps_on_a_gpu_train_as_plain_ones_do_for_200_steps(tmp_path, compiled):
-    no_drop = ("MODEL.ARGS.drop_path", 0.0, "MODEL.ARGS.first_drop_path", 0.0, "NUM_GPUS", 1)
-    plain = losses(settings(tmp_path, *no_drop), 200)
-    fast = losses(settings(tmp_path, *no_drop, *FAST, "TRAIN.COMPILE", compiled, "TRAIN.CUDA_GRAPHS", True), 200)
+    plain = losses(settings(tmp_path, "NUM_GPUS", 1, drop_path=0.0), 200)
+    recorded = ("NUM_GPUS", 1, "TRAIN.COMPILE", compiled, "TRAIN.CUDA_GRAPHS", True)
+    fast = losses(settings(tmp_path, *FAST, *recorded, drop_path=0.0), 200)
     assert_same_training(fast, plain)
