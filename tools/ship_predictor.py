@@ -6,9 +6,10 @@ SHA256SUMS; all of them are written, or none.
 
 Example:
     python tools/main.py --cfg configs/moving_mnist/builtin.yaml DATA.PATH_TO_DATA_DIR FOLDER_WITH_MNIST
-    python tools/ship_predictor.py --run output/builtin --note "2 threads, other work on both cores"
+    python tools/ship_predictor.py --run output/builtin --output output/shipped --note "2 threads"
 
-A run that is not finished, that chose its checkpoint on the test set or whose network takes more than 12 MB is refused.
+Without --output it replaces what this checkout ships. A run that is not finished, that chose its checkpoint on the test
+set or whose network takes more than 12 MB is refused.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ METRICS = ("mse", "mae", "ssim", "ssim_range2", "psnr", "psnr_uint8_wrapped")
 # What a training checkpoint says of its network and its training; config.json repeats it.
 RECORD = ("format", "model", "preprocessing", "epoch", "best", "data", "precision", "versions")
 # Folders and files of the machine that trained: only their names are kept.
-PLACES = ("DATA.PATH_TO_DATA_DIR", "DATA.CACHE_DIR", "OUTPUT_DIR", "TRAIN.CHECKPOINT_FILE_PATH")
+PLACES = ("DATA.PATH_TO_DATA_DIR", "DATA.CACHE_DIR", "OUTPUT_DIR", "TRAIN.CHECKPOINT_FILE_PATH", "MODEL.INIT")
 LICENCES = {
     "mnist": "MNIST is Yann LeCun's and Corinna Cortes's, made from NIST's databases, and available under the terms of "
     "the Creative Commons Attribution-Share Alike 3.0 licence (CC BY-SA 3.0). No image of it is in these files.",
@@ -105,17 +106,20 @@ def finished_run(folder: Path, note: str) -> Trained:
         UserError: no run, one that is not at its end, of another task, or chosen on the test set.
     """
     best_file, last_file = (folder / "checkpoints" / name for name in ("best.pt", "last.pt"))
-    for file in (best_file, last_file, folder / "config.yaml"):
+    for file in (last_file, folder / "config.yaml"):
         if not file.is_file():
             raise UserError(f"--run {folder} is no folder of a training run: {file} is missing")
-    best, last = (dict(read_checkpoint(file)) for file in (best_file, last_file))
-    cfg = CfgNode(best["config"])
+    last = dict(read_checkpoint(last_file))
+    cfg = CfgNode(last["config"])
     if cfg.DATA.DATASET != "moving_mnist":
         raise UserError(f"--run {folder} was trained on DATA.DATASET {cfg.DATA.DATASET}: give a run on moving_mnist")
     if last["epoch"] < cfg.SOLVER.MAX_EPOCH:
         raise UserError(
             f"--run {folder} has done {last['epoch']} of {cfg.SOLVER.MAX_EPOCH} epochs: give its command again first"
         )
+    if not best_file.is_file():
+        raise UserError(f"--run {folder} is finished, but {best_file} is missing: give its command again")
+    best = dict(read_checkpoint(best_file))
     if training_record(best).chosen_on_test:
         raise UserError(
             f"--run {folder} chose its checkpoint on the test set: train with MOVING_MNIST.VALIDATE_ON_TEST False"
@@ -276,7 +280,9 @@ The weights: Apache-2.0, as stvit. {LICENCES[str(config["MOVING_MNIST.DIGITS"])]
 def chosen(config: Mapping[str, object]) -> str:
     """The settings that are not the defaults and shape the network or its training, a line each."""
     defaults = leaves(default_config())
-    left_out = (*PLACES, "TEST.", "LOG_PERIOD", "RNG_SEED")
+    of_data = ("DATA.PATH_TO_DATA_DIR", "DATA.CACHE_DIR", "OUTPUT_DIR")
+    left_out = (*of_data, "TEST.", "LOG_PERIOD", "RNG_SEED")
+    # Weights that training started from are named, by the last part of their path.
     named = {key: value for key, value in config.items() if not key.startswith(left_out)}
     return "\n".join(f"{key}: {value}" for key, value in named.items() if value != defaults.get(key))
 

@@ -126,7 +126,7 @@ def changed(file: str, change: Callable[[dict[str, Any]], object]) -> Callable[[
         (lambda folder: (folder / "checkpoints" / "best.pt").unlink(), "best.pt is missing"),
         (lambda folder: (folder / "config.yaml").unlink(), "config.yaml is missing"),
         (changed("last.pt", lambda c: c.update(epoch=1)), "has done 1 of 2 epochs: give its command again first"),
-        (changed("best.pt", lambda c: c["config"]["DATA"].update(DATASET="imagenet")), "DATA.DATASET imagenet: give"),
+        (changed("last.pt", lambda c: c["config"]["DATA"].update(DATASET="imagenet")), "DATA.DATASET imagenet: give"),
         (changed("best.pt", lambda c: c["data"].update(validation_is_test=True)), "its checkpoint on the test set"),
         (changed("best.pt", lambda c: c["state_dict"]["norm.weight"].fill_(1e6)), "norm.weight that half precision"),
     ],
@@ -143,6 +143,16 @@ def test_a_run_that_cannot_be_shipped_is_refused_and_the_old_files_stay(
     assert said in error
     assert [path.name for path in (tmp_path / "shipped").iterdir()] == ["README.md"]
     assert (tmp_path / "shipped" / "README.md").read_text() == "earlier"
+
+
+def test_the_card_names_the_weights_that_training_started_from(ship: ToolCall, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    changed("last.pt", lambda c: c["config"]["TRAIN"].update(CHECKPOINT_FILE_PATH="/somewhere/start.pt"))(
+        tmp_path / "run"
+    )
+    assert ship("--run", tmp_path / "run", "--output", tmp_path / "shipped").status == 0
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert "TRAIN.CHECKPOINT_FILE_PATH: start.pt" in card
 
 
 def test_a_network_that_is_too_large_is_refused(
