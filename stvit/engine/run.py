@@ -69,14 +69,16 @@ def _run(cfg: CfgNode) -> None:
 
 
 def start_notes(cfg: CfgNode) -> list[str]:
-    """What a reader must know about the weights that training starts from, a line each."""
+    """What a reader must know about the start of training and the weights it is from, a line each."""
+    compiles = "TRAIN.COMPILE is True: the first step waits for the compiler, which can take minutes"
+    notes = [compiles] if cfg.TRAIN.ENABLE and cfg.TRAIN.COMPILE else []
     begins = cfg.TRAIN.ENABLE and not (Path(cfg.OUTPUT_DIR) / "checkpoints" / "last.pt").exists()
     if begins and cfg.TRAIN.NEW_HEAD and not (cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.MODEL.INIT):
-        return [
+        notes.append(
             "TRAIN.NEW_HEAD is True, but TRAIN.CHECKPOINT_FILE_PATH names no pretrained weights: the whole network "
             "starts from random ones"
-        ]
-    return []
+        )
+    return notes
 
 
 def process_notes(cfg: CfgNode, model: nn.Module, world: World) -> list[str]:
