@@ -15,7 +15,7 @@ STAMP := $(VENV)/.stvit-installed
 .PHONY: help install test demo demo-video lint types wheel pytest clean another-checkout
 
 help:
-	@echo "make demo     show the shipped Moving MNIST predictor, then train and test one (about 5 minutes on 2 cores)"
+	@echo "make demo     show the shipped Moving MNIST predictor, then train and test one (about 6 minutes on 2 cores)"
 	@echo "make demo-video   write videos, train a small network of clips on them and test it (about 5 minutes on 2 cores)"
 	@echo "make test     lint, then the built wheel and its types, then the tests"
 	@echo "make lint | wheel | pytest   a part of make test;  make types   the type check alone"
