@@ -150,7 +150,7 @@ def test_the_card_names_the_weights_that_training_started_from(ship: ToolCall, f
     changed("last.pt", lambda c: c["config"]["TRAIN"].update(CHECKPOINT_FILE_PATH="/somewhere/start.pt"))(
         tmp_path / "run"
     )
-    assert ship("--run", tmp_path / "run", "--output", tmp_path / "shipped").status == 0
+    assert ship("--run", tmp_path / "run", "--output", tmp_path / "shipped")[0] == 0
     card = (tmp_path / "shipped" / "README.md").read_text()
     assert "TRAIN.CHECKPOINT_FILE_PATH: start.pt" in card
 
