@@ -119,7 +119,7 @@ class TimedPrediction(MovingMNISTPrediction):
         model.eval()
         metrics = FrameMetrics()
         for batch in stop.between(self.eval_batches(self.splits.val)):
-            past, future = self.past_and_future(self.inputs(batch))
+            past, future = self.past_and_future(batch)
             metrics.update(model(past, self.frames_out), future)
         values = metrics.compute() | {"cpu_s": spent}
         self._start += time.process_time() - began

@@ -87,7 +87,7 @@ def measure(methods: Mapping[str, Predict], task: MovingMNISTPrediction, stop: S
     model = next(iter(methods))
     errors, peaks = [], torch.zeros(2, task.frames_out, dtype=torch.float64)
     for batch in stop.between(task.eval_batches(task.splits.test)):
-        past, future = task.past_and_future(task.inputs(batch))
+        past, future = task.past_and_future(batch)
         for name, predict in methods.items():
             predicted = predict(past, task.frames_out)
             sequence_mse = metrics[name].update(predicted, future)
@@ -105,7 +105,7 @@ def pick_examples(model: nn.Module, task: MovingMNISTPrediction, sequence_mse: T
     """The sequences that the model predicts best, in the middle (the lower median) and worst."""
     order = sequence_mse.argsort(stable=True).tolist()
     chosen = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
-    past, future = task.past_and_future(task.inputs(task.splits.test.__getitems__(list(chosen.values()))))
+    past, future = task.past_and_future(task.splits.test.__getitems__(list(chosen.values())))
     predicted = model(past, task.frames_out).cpu().numpy()
     return [
         Example(

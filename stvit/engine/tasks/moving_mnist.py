@@ -164,14 +164,17 @@ class MovingMNISTPrediction:
         """The frames on the device, uint8 ``(B, frames_in + frames_out, C, H, W)``."""
         return (batch.frames.to(self.device, non_blocking=True),)
 
-    def past_and_future(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The frames as float32 in [0, 1]: ``(B, frames_in, C, H, W)`` and ``(B, frames_out, C, H, W)``."""
-        frames = inputs[0].float() / 255
+    def past_and_future(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+        """The frames on the device, float32 in [0, 1]: ``(B, frames_in, C, H, W)``, ``(B, frames_out, C, H, W)``."""
+        return self._halves(*self.inputs(batch))
+
+    def _halves(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        frames = frames.float() / 255
         return frames[:, : self.frames_in], frames[:, self.frames_in :]
 
     def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """The squared error, mean over all elements, float32."""
-        past, future = self.past_and_future(inputs)
+        past, future = self._halves(*inputs)
         return F.mse_loss(model(past, self.frames_out).float(), future)
 
     @torch.no_grad()
@@ -183,7 +186,7 @@ class MovingMNISTPrediction:
             own = Subset(own, rank_slice(len(self.splits.val), self.world))
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # squared, absolute, frames
         for batch in stop.between(self._load(own, math.ceil(self._eval_batch / self.world.size))):
-            past, future = self.past_and_future(self.inputs(batch))
+            past, future = self.past_and_future(batch)
             error = (model(past, self.frames_out) - future).double()
             frames = error.new_tensor(future.shape[0] * future.shape[1])
             sums += torch.stack((error.square().sum(), error.abs().sum(), frames))
@@ -211,7 +214,7 @@ class MovingMNISTPrediction:
         }
 
     def _predict(self, batch: SequenceBatch, model: nn.Module) -> int:
-        past, _ = self.past_and_future(self.inputs(batch))
+        past, _ = self.past_and_future(batch)
         return len(model(past, self.frames_out))
 
     def unusable(self) -> dict[str, str]:
