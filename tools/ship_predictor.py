@@ -52,8 +52,9 @@ LARGEST = 12e6  # bytes of model.safetensors
 METRICS = ("mse", "mae", "ssim", "ssim_range2", "psnr", "psnr_uint8_wrapped")
 # What a training checkpoint says of its network and its training; config.json repeats it.
 RECORD = ("format", "model", "preprocessing", "epoch", "best", "data", "precision", "versions")
-# Folders and files of the machine that trained: only their names are kept.
-PLACES = ("DATA.PATH_TO_DATA_DIR", "DATA.CACHE_DIR", "OUTPUT_DIR", "TRAIN.CHECKPOINT_FILE_PATH", "MODEL.INIT")
+# Folders and files of the machine that trained: only their names are kept, and of those of weights shown in the card.
+FOLDERS = ("DATA.PATH_TO_DATA_DIR", "DATA.CACHE_DIR", "OUTPUT_DIR")
+PLACES = (*FOLDERS, "TRAIN.CHECKPOINT_FILE_PATH", "MODEL.INIT")
 LICENCES = {
     "mnist": "MNIST is Yann LeCun's and Corinna Cortes's, made from NIST's databases, and available under the terms of "
     "the Creative Commons Attribution-Share Alike 3.0 licence (CC BY-SA 3.0). No image of it is in these files.",
@@ -280,9 +281,7 @@ The weights: Apache-2.0, as stvit. {LICENCES[str(config["MOVING_MNIST.DIGITS"])]
 def chosen(config: Mapping[str, object]) -> str:
     """The settings that are not the defaults and shape the network or its training, a line each."""
     defaults = leaves(default_config())
-    of_data = ("DATA.PATH_TO_DATA_DIR", "DATA.CACHE_DIR", "OUTPUT_DIR")
-    left_out = (*of_data, "TEST.", "LOG_PERIOD", "RNG_SEED")
-    # Weights that training started from are named, by the last part of their path.
+    left_out = (*FOLDERS, "TEST.", "LOG_PERIOD", "RNG_SEED")
     named = {key: value for key, value in config.items() if not key.startswith(left_out)}
     return "\n".join(f"{key}: {value}" for key, value in named.items() if value != defaults.get(key))
 
