@@ -26,6 +26,7 @@ from stvit.engine.state import new_state
 from stvit.engine.steps import training_step
 from stvit.engine.tasks import Task, build_task
 from stvit.engine.tasks.task import EvaluatedSet
+from stvit.engine.train import set_training
 from stvit.errors import UserError
 
 Result = TypeVar("Result")
@@ -120,7 +121,7 @@ def in_process(cfg: CfgNode) -> CfgNode:
 def train_a_step(cfg: CfgNode, model: nn.Module, task: Task, world: World) -> Cost:
     """Steps to warm up, one as a rule, and a step to measure, each of one batch."""
     state = new_state(model, cfg, world, max(1, task.batches_per_epoch // cfg.TRAIN.ACCUMULATE_STEPS), task)
-    model.train()
+    set_training(model, cfg)
     batches = itertools.chain.from_iterable(task.train_batches(epoch, 0) for epoch in itertools.count())
     waited = network = math.nan
     for _ in range(WARM_UP + 2 if cfg.TRAIN.CUDA_GRAPHS else 2):  # the last one replays what the one before recorded

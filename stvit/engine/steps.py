@@ -104,9 +104,9 @@ class Interval:
     loss_sum: float = 0.0
     steps: int = 0
     norm_max: float = 0.0
+    waited: float = 0.0  # seconds, for data
     _pending: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     _begun: float = field(default_factory=lambda: time.monotonic())
-    _waited: float = 0.0
     _timed: int = 0  # samples
 
     def add(self, where: str, loss: Tensor, norm: Tensor, samples: int) -> None:
@@ -116,7 +116,7 @@ class Interval:
 
     def wait(self, seconds: float) -> None:
         """Note time spent waiting for data."""
-        self._waited += seconds
+        self.waited += seconds
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -156,7 +156,7 @@ class Interval:
     def speed(self) -> tuple[float, float]:
         """Samples per second and the share of time spent waiting for data."""
         seconds = max(1e-9, time.monotonic() - self._begun)
-        return self._timed / seconds, self._waited / seconds
+        return self._timed / seconds, self.waited / seconds
 
     def state(self) -> dict[str, float]:
         """The settled sums, for a checkpoint: an interval goes on where a resumed run picks it up."""

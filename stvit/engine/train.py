@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -33,6 +34,8 @@ from stvit.engine.steps import Diverged, Interval, training_step
 from stvit.engine.tasks import Task
 from stvit.errors import UserError
 from stvit.visual.files import replace_files
+
+Batch = TypeVar("Batch")
 
 
 def train(cfg: CfgNode, model: nn.Module, task: Task, world: World, stop: StopRequest) -> TrainingState:
@@ -101,24 +104,10 @@ def train_epoch(
     """The rest of an epoch, from the step that ``state`` stands at."""
     if state.step == state.steps_per_epoch:
         return  # stopped between its last step and its validation
-    state.model.train()
-    if cfg.MODEL.FROZEN_BN:
-        for layer in batch_norms(state.model):
-            layer.eval()
-    accumulate = cfg.TRAIN.ACCUMULATE_STEPS
-    batches = iter(task.train_batches(state.epoch, start_batch=state.step * accumulate))
+    set_training(state.model, cfg)
+    batches = iter(task.train_batches(state.epoch, start_batch=state.step * cfg.TRAIN.ACCUMULATE_STEPS))
     while state.step < state.steps_per_epoch:
-        asked = time.monotonic()
-        group = list(islice(batches, accumulate))
-        state.interval.wait(time.monotonic() - asked)
-        loss, norm = training_step(state.gradients, group, state.optimizer, state.precision)
-        lr = state.optimizer.param_groups[0]["lr"]
-        state.scheduler.step()
-        if state.ema is not None:
-            state.ema.update(state.model, step=state.total_step + 1)
-        state.step += 1
-        where = f"epoch {state.epoch + 1}, step {state.step} ({'; '.join(map(task.describe, group))})"
-        state.interval.add(where, loss, norm, cfg.TRAIN.BATCH_SIZE * accumulate)
+        lr = take_step(cfg, state, batches, task.describe)
         records.progress.step()
         # Epochs that are shorter than the period are reported too, at their ends.
         if state.total_step % min(cfg.LOG_PERIOD, state.steps_per_epoch) == 0:
@@ -127,6 +116,31 @@ def train_epoch(
         if inside and cfg.TRAIN.CHECKPOINT_STEPS and state.total_step % cfg.TRAIN.CHECKPOINT_STEPS == 0:
             save()
         stop.check()
+
+
+def set_training(model: nn.Module, cfg: CfgNode) -> None:
+    """Put a model into the mode that the settings train it in."""
+    model.train()
+    if cfg.MODEL.FROZEN_BN:
+        for layer in batch_norms(model):
+            layer.eval()
+
+
+def take_step(cfg: CfgNode, state: TrainingState, batches: Iterator[Batch], describe: Callable[[Batch], str]) -> float:
+    """A step of optimiser, schedule and running mean on the next batches; returns the learning rate it had."""
+    accumulate = cfg.TRAIN.ACCUMULATE_STEPS
+    asked = time.monotonic()
+    group = list(islice(batches, accumulate))
+    state.interval.wait(time.monotonic() - asked)
+    loss, norm = training_step(state.gradients, group, state.optimizer, state.precision)
+    lr: float = state.optimizer.param_groups[0]["lr"]
+    state.scheduler.step()
+    if state.ema is not None:
+        state.ema.update(state.model, step=state.total_step + 1)
+    state.step += 1
+    where = f"epoch {state.epoch + 1}, step {state.step} ({'; '.join(map(describe, group))})"
+    state.interval.add(where, loss, norm, cfg.TRAIN.BATCH_SIZE * accumulate)
+    return lr
 
 
 def validate(cfg: CfgNode, state: TrainingState, task: Task, records: Records, world: World, stop: StopRequest) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,11 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from stvit.engine.distributed import World, batch_norms
+from stvit.engine.distributed import World
 from stvit.engine.dry_run import timed
 from stvit.engine.state import new_state
-from stvit.engine.steps import Inputs, Interval, Objective, training_step
+from stvit.engine.steps import Inputs, Interval, Objective
+from stvit.engine.train import set_training, take_step
 
 Batch = TypeVar("Batch")
 
@@ -116,7 +116,7 @@ class Timing:
 
 
 class Trainee(Generic[Batch]):
-    """A network, its optimiser and schedule, and its data; takes the steps of :func:`stvit.engine.train.train_epoch`.
+    """A network, its optimiser and schedule, and its data; takes the steps of :func:`stvit.engine.train.take_step`.
 
     Without what a run does besides: nothing is logged, written or validated. Losses stay on the device until the end
     of a window, as they do in a run until a line of the log.
@@ -136,10 +136,7 @@ class Trainee(Generic[Batch]):
             torch.cuda.reset_peak_memory_stats(self._device)
         model = build()
         self._state = new_state(model, cfg, world, steps_per_epoch, subject)
-        model.train()
-        if cfg.MODEL.FROZEN_BN:
-            for layer in batch_norms(model):
-                layer.eval()
+        set_training(model, cfg)
         self._batches = itertools.chain.from_iterable(subject.train_batches(epoch, 0) for epoch in itertools.count())
         self._pace, self._windows = pace, list[Window]()
         self._warm_up = self._timed(pace.warm_up)
@@ -163,28 +160,14 @@ class Trainee(Generic[Batch]):
         Raises:
             Diverged: a loss or a gradient is not finite.
         """
-        for _ in range(steps):
-            self._step()
-        self._state.interval.settle(self._state.precision)
         self._state.interval = Interval()
+        for _ in range(steps):
+            take_step(self._cfg, self._state, self._batches, self._subject.describe)
+        self._state.interval.settle(self._state.precision)
 
     def _timed(self, steps: int) -> Window:
-        self._waited = 0.0
         seconds, _ = timed(partial(self.run, steps), self._device)
-        return Window(seconds, self._waited)
-
-    def _step(self) -> None:
-        state, accumulate = self._state, self._cfg.TRAIN.ACCUMULATE_STEPS
-        asked = time.monotonic()
-        group = list(itertools.islice(self._batches, accumulate))
-        self._waited += time.monotonic() - asked
-        loss, norm = training_step(state.gradients, group, state.optimizer, state.precision)
-        state.scheduler.step()
-        if state.ema is not None:
-            state.ema.update(state.model, step=state.step + 1)
-        state.step += 1
-        where = f"step {state.step} ({'; '.join(map(self._subject.describe, group))})"
-        state.interval.add(where, loss, norm, self._cfg.TRAIN.BATCH_SIZE * accumulate)
+        return Window(seconds, self._state.interval.waited)
 
     def _reserved(self) -> int:
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
