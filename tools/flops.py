@@ -84,7 +84,7 @@ def report(name: str, cost: Cost, depth: int) -> str:
         f"{cost.parameters['']:,} parameters, {total / 1e9:.4f} GMACs",
     ]
     if cost.wavelet_macs:
-        lines[-1] += f", {(total - cost.wavelet_macs) / 1e9:.4f} without the wavelet stem, as published figures are"
+        lines[-1] += f", {cost.without_wavelet / 1e9:.4f} without the wavelet stem, as published figures are"
     lines += ["", f"{'operator':<44}{'GMACs':>22}"]
     for operator, macs in cost.macs[""].most_common():
         lines.append(f"{operator:<44}{macs / 1e9:>14.4f}{macs / total:>8.1%}")
@@ -102,7 +102,7 @@ def report(name: str, cost: Cost, depth: int) -> str:
 def row(name: str, cost: Cost) -> list[str]:
     """The cells of one network."""
     published = PUBLISHED.get(name)
-    parameters, gmacs = cost.parameters[""] / 1e6, (cost.total() - cost.wavelet_macs) / 1e9
+    parameters, gmacs = cost.parameters[""] / 1e6, cost.without_wavelet / 1e9
     size = "x".join(str(n) for n in cost.input_shape[1:])
     wavelet = f"{cost.wavelet_macs / 1e9:.4f}" if cost.wavelet_macs else ""
     cells = [name, size, f"{parameters:.3f}", f"{gmacs:.3f}", wavelet]

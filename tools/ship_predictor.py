@@ -190,7 +190,7 @@ def measured(model: nn.Module, cfg: CfgNode, trained: Trained) -> tuple[dict[str
         "protocol": PROTOCOL,
         "notes": outcome.results["notes"],
         "parameters": counted.parameters[""],
-        "gmacs": (counted.total() - counted.wavelet_macs) / 1e9,
+        "gmacs": counted.without_wavelet / 1e9,
         "commit": code_commit(),
         "versions": versions(),
         "device": str(world.device) if world.device.type == "cpu" else torch.cuda.get_device_name(world.device),

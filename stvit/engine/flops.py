@@ -38,6 +38,11 @@ class Cost:
             return sum(self.macs[module].values())
         return sum(self.total(name) for name in self.parameters if name and name.rpartition(".")[0] == module)
 
+    @property
+    def without_wavelet(self) -> int:
+        """All multiply-accumulates but the wavelet stem's, as published figures are."""
+        return self.total() - self.wavelet_macs
+
 
 def model_cost(name: str, size: Sequence[int] | None = None, /, **overrides: object) -> Cost:
     """Count a registered network without its weights and without computing, so that any size fits into any memory.
